@@ -1,0 +1,1 @@
+"""Coordinates for hidden states: dictionaries, directions."""

@@ -1,0 +1,1 @@
+"""Judge decompositions and interventions: fidelity, probing, collapse, steering."""

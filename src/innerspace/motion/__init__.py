@@ -1,0 +1,1 @@
+"""Motion forecasting: scenes, words for motion, forecasters and their metrics."""

@@ -1,0 +1,1 @@
+"""Motion forecasters, one file each, with their sites and masks."""

@@ -1,0 +1,1 @@
+"""Run a frozen network and touch its hidden states."""

@@ -1,0 +1,1 @@
+"""A job each, named on the command line."""

@@ -1,0 +1,1 @@
+"""What a run found, as numbers with provenance and as one self-contained page."""
