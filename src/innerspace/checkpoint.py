@@ -5,7 +5,6 @@ the former one only when the new one is complete, so an interruption loses at mo
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +28,7 @@ def save(path: Path, state: State) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={"state": json.dumps(skeleton)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = cast(dict[str, str] | None, file.metadata())
-            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}
+            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is no complete safetensors file: {error}") from None
     if metadata is None or "state" not in metadata:

@@ -11,9 +11,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, TypeVar, cast
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+V = TypeVar("V", bound="Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +29,20 @@ class Value:
         return {"kind": type(self).__name__, **fields}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Json]) -> Self:
+    def from_json(cls: type[V], data: Mapping[str, Json]) -> V:
         """The inverse of ``to_json``.
 
         Raises:
             ValueError: for an unknown kind or field, naming what is possible.
         """
-        return cast(Self, _decode_value(cls, data, where=cls.__name__))
+        return cast(V, _decode_value(cls, data, where=cls.__name__))
 
     def save(self, path: Path) -> None:
         """Write the value as readable JSON."""
         path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls: type[V], path: Path) -> V:
         """Read what ``save`` wrote."""
         return cls.from_json(read_json(path))
 

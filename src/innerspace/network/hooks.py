@@ -1,0 +1,96 @@
+"""The one mechanism by which anything is read or written: forward hooks that live exactly as long as a ``with``.
+
+Reading is a write of the identity, so one hook serves both. A hook never writes in place and gives the module's output
+back in the form it came in, a tensor or a tuple that begins with one.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from innerspace.network.site import Site
+from innerspace.network.trace import Intervention, Visit
+
+
+class Unvisited(RuntimeError):  # noqa: N818
+    """A requested site never came up in the pass."""
+
+
+class Revisited(RuntimeError):  # noqa: N818
+    """A site came up more than once in a pass that records it once."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """Ends a pass early, when every requested site was seen."""
+
+
+@contextmanager
+def attached(
+    module: nn.Module,
+    plan: Mapping[Site, Sequence[Intervention]],
+    visit: Callable[[Site], Visit],
+    *,
+    stop: bool = False,
+    repeat: bool = False,
+) -> Generator[None]:
+    """Apply ``plan`` to every pass of ``module`` inside the ``with``.
+
+    With ``stop`` the pass ends (by ``Stopped``) once all sites were seen. With ``repeat`` a site may come up any number
+    of times, as in generation; without, it must come up exactly once.
+
+    Raises:
+        Unvisited: at the end, if a site never came up; an exception of the pass itself takes precedence.
+        Revisited: during the pass, if a site without ``call`` comes up again.
+    """
+    counts = dict.fromkeys(plan, 0)
+    seen = set[Site]()
+
+    def handle(site: Site, hidden: Tensor) -> Tensor:
+        call, counts[site] = counts[site], counts[site] + 1
+        if site.call is not None and call != site.call:
+            return hidden
+        if call and site.call is None and not repeat:
+            raise Revisited(
+                f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
+                f"with Site(call=…), or use Model.under, which edits every call"
+            )
+        occasion = visit(site)
+        for intervention in plan[site]:
+            hidden = intervention(hidden, occasion)
+        seen.add(site)
+        if stop and len(seen) == len(plan):
+            raise Stopped
+        return hidden
+
+    handles = list[RemovableHandle]()
+    try:
+        for site in plan:
+            handles.append(_register(module.get_submodule(site.module), site, handle))
+        yield
+    finally:
+        for entry in handles:
+            entry.remove()
+    if missing := [site for site in plan if site not in seen]:
+        raise Unvisited(
+            f"site {missing[0].name!r} ({missing[0].module}) never came up in the pass: its module was not called "
+            f"(an unused branch, a fused kernel, a compiled graph, or call={missing[0].call} beyond the last)"
+        )
+
+
+def _register(module: nn.Module, site: Site, handle: Callable[[Site, Tensor], Tensor]) -> RemovableHandle:
+    if site.io == "input":
+
+        def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (handle(site, arguments[0]), *arguments[1:])
+
+        return module.register_forward_pre_hook(before)
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (handle(site, output[0]), *output[1:])
+        return handle(site, output)
+
+    return module.register_forward_hook(after)

@@ -1,0 +1,46 @@
+"""What a pass through a network leaves behind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from innerspace.network.site import Site
+
+
+@dataclass(eq=False)
+class Trace:
+    """The outputs of one pass and the hidden states that were read on the way.
+
+    ``output`` is empty when the pass was stopped before the end.
+    """
+
+    output: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    hidden: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """The occasion on which an intervention sees a hidden state: where, in which batch, and what is padding there.
+
+    ``valid()`` gives the positions that are no padding, or None where nothing is padded.
+    """
+
+    site: Site
+    batch: Any
+    trace: Trace
+    valid: Callable[[], Bool[Tensor, "..."] | None]
+
+
+Intervention = Callable[[Tensor, Visit], Tensor]
+"""A function of a hidden state that gives the hidden state to go on with; it never changes its argument."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A clean pass next to an intervened one, for an objective to judge."""
+
+    clean: Trace
+    intervened: Trace

@@ -1,0 +1,99 @@
+"""Small members of every family, with a batch each, for the laws."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from innerspace.network.model import Family, Model
+from innerspace.network.site import Site
+
+
+class Blocks(nn.Module):
+    """Residual blocks, of which the second gives a tuple; one more is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.first = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+        self.second = _Tuple()
+        self.spare = nn.Linear(8, 8)
+        self.read_out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.first(x)
+        x, _ = self.second(x)
+        return self.read_out(x)
+
+
+class _Tuple(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return x + self.linear(x).tanh(), "kept"
+
+
+class BlocksFamily(Family):
+    def sites(self, module: nn.Module) -> list[Site]:
+        return [
+            Site("first", "first", 8),
+            Site("second", "second", 8),
+            Site("second.in", "second", 8, io="input"),
+            Site("spare", "spare", 8),
+        ]
+
+    def forward(self, module: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        return {"y": module(batch["x"])}
+
+    def mask(self, batch: Any, site: Site) -> Tensor:
+        return batch["valid"]
+
+
+class EncoderFamily(Family):
+    """PyTorch's own encoder, whose fused kernel skips the modules inside a layer."""
+
+    def sites(self, module: nn.Module) -> list[Site]:
+        return [Site(f"layer.{i}", f"layers.{i}", 8) for i in range(2)] + [Site("ffn.0", "layers.0.linear1", 16)]
+
+    def forward(self, module: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        return {"y": module(batch["x"], src_key_padding_mask=~batch["valid"])}
+
+    def mask(self, batch: Any, site: Site) -> Tensor:
+        return batch["valid"]
+
+
+@dataclass(frozen=True)
+class Case:
+    model: Model
+    batch: Any
+    sites: tuple[str, ...]
+    """Sites whose hidden states have one position per token of ``mask``."""
+    output: str = "y"
+
+
+def _tokens(width: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    valid = torch.ones(4, 5, dtype=torch.bool)
+    valid[1, :2] = False
+    valid[3, 4:] = False
+    return {"x": torch.randn(4, 5, width, generator=generator), "valid": valid}
+
+
+def blocks() -> Case:
+    torch.manual_seed(2)
+    return Case(Model(Blocks(), BlocksFamily()), _tokens(3), ("first", "second", "second.in"))
+
+
+def encoder() -> Case:
+    torch.manual_seed(3)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return Case(Model(network, EncoderFamily()), _tokens(8), ("layer.0", "layer.1", "ffn.0"))
+
+
+CASES: dict[str, Callable[[], Case]] = {"blocks": blocks, "encoder": encoder}
