@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("innerspace", "beartype.beartype")
+install_import_hook("innerspace", "checking.check")
 
 
 @pytest.fixture(autouse=True)

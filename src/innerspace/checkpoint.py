@@ -75,7 +75,8 @@ def _flatten(item: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         # JSON knows only string keys, an optimizer's state has integers
         return {"map": [[key, _flatten(entry, f"{where}/{key}", tensors)] for key, entry in entries.items()]}
     if isinstance(item, list | tuple):
-        return {"list": [_flatten(entry, f"{where}/{i}", tensors) for i, entry in enumerate(cast(list[Any], item))]}
+        kind = "list" if isinstance(item, list) else "tuple"
+        return {kind: [_flatten(entry, f"{where}/{i}", tensors) for i, entry in enumerate(cast(list[Any], item))]}
     if item is None or isinstance(item, bool | int | float | str):
         return {"plain": item}
     raise ValueError(f"{where or 'the snapshot'} is a {type(item).__name__}; a snapshot holds tensors and JSON only")
@@ -90,5 +91,7 @@ def _restore(item: Any, tensors: Mapping[str, Tensor]) -> Any:
             return {key: _restore(entry, tensors) for key, entry in content}
         case "list":
             return [_restore(entry, tensors) for entry in content]
+        case "tuple":
+            return tuple(_restore(entry, tensors) for entry in content)
         case _:
             return content
