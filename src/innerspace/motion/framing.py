@@ -113,61 +113,62 @@ def frame(scenes: Sequence[Scene], framing: Framing) -> Batch:
         raise ValueError(f"scenes of one sampling rate are needed, got {sorted(rates) or 'no scene at all'}")
     if not any(scene.target.size for scene in scenes):
         raise ValueError(f"none of the {len(scenes)} scenes has an agent to forecast")
-    chunk = 256
-    parts = [
-        _frame_chunk(scenes[start : start + chunk], start, framing)
-        for start in range(0, len(scenes), chunk)
-        if any(scene.target.size for scene in scenes[start : start + chunk])
-    ]
+    parts, start, rows = list[Batch](), 0, 0
+    for end, scene in enumerate(scenes, start=1):
+        rows += scene.target.size
+        # a chunk holds agents × steps and lines of its scenes once per target
+        if rows >= 256 or (end == len(scenes) and rows):
+            parts.append(_frame_chunk(scenes[start:end], start, framing))
+            start, rows = end, 0
     return _concatenate(parts)
 
 
 def _frame_chunk(scenes: Sequence[Scene], offset: int, framing: Framing) -> Batch:
-    history = framing.history
+    now = framing.history - 1
     world = _stack(scenes, framing)
     pairs = [(i, int(agent)) for i, scene in enumerate(scenes) for agent in scene.target]
     scene, agent = torch.tensor(pairs).unbind(1)
-    row = torch.arange(len(pairs))
-    origin = world.position[scene, agent, history - 1]
-    yaw = world.heading[scene, agent, history - 1]
+    origin, yaw = world.position[scene, agent, now], world.heading[scene, agent, now]
 
-    valid = world.valid[scene]
-    position = _rotate(world.position[scene] - origin[:, None, None], -yaw[:, None, None]) * valid[..., None]
-    velocity = _rotate(world.velocity[scene], -yaw[:, None, None]) * valid[..., None]
-    heading = _wrap(world.heading[scene] - yaw[:, None, None]) * valid
-    tracks = Tracks(
-        position[:, :, :history].float(),
-        heading[:, :, :history].float(),
-        velocity[:, :, :history].float(),
-        valid[:, :, :history],
-        world.kind[scene],
-        world.size[scene].float(),
-    )
-    ahead = slice(history - 1 + framing.stride, None, framing.stride)
+    def tracks(row: Int[Tensor, "rows *some"], who: Int[Tensor, "rows *some"], steps: slice) -> Tracks:
+        """The tracks of some agents as each target sees them."""
+        ones = (1,) * (who.ndim - 1)
+        valid = world.valid[row, who][..., steps]
+        turn = yaw.view(-1, *ones, 1)
+        position = _rotate(world.position[row, who][..., steps, :] - origin.view(-1, *ones, 1, 2), -turn)
+        return Tracks(
+            (position * valid[..., None]).float(),
+            (_wrap(world.heading[row, who][..., steps] - turn) * valid).float(),
+            (_rotate(world.velocity[row, who][..., steps, :], -turn) * valid[..., None]).float(),
+            valid,
+            world.kind[row, who],
+            world.size[row, who].float(),
+        )
 
-    distance = position[:, :, history - 1].norm(dim=-1)
-    present = valid[:, :, history - 1].clone()
-    present[row, agent] = False
+    distance = (world.position[scene, :, now] - origin[:, None]).norm(dim=-1)
+    present = world.valid[scene, :, now].clone()
+    present[torch.arange(len(pairs)), agent] = False
     near, near_present = _nearest(distance, present, framing.agents)
-    others = _map(tracks, lambda tensor: _take(tensor, near, near_present))
+    others = tracks(scene[:, None].expand_as(near), near, slice(0, framing.history))
+    ahead = tracks(scene, agent, slice(now + framing.stride, None, framing.stride))
 
-    spread = (world.line[scene] - origin[:, None, None]).norm(dim=-1)
-    spread = spread.masked_fill(~world.line_valid[scene], torch.inf).amin(-1)
+    spread = (world.line[scene] - origin[:, None, None]).square_().sum(-1)
+    spread = spread.masked_fill_(~world.line_valid[scene], torch.inf).amin(-1)
     lines, line_present = _nearest(spread, spread.isfinite(), framing.lines)
-    line_valid = _take(world.line_valid[scene], lines, line_present)
-    line = _take(world.line[scene], lines, line_present) - origin[:, None, None]
-    line = _rotate(line, -yaw[:, None, None]) * line_valid[..., None]
+    row = scene[:, None].expand_as(lines)
+    line_valid = world.line_valid[row, lines] & line_present[..., None]
+    line = _rotate(world.line[row, lines] - origin[:, None, None], -yaw[:, None, None]) * line_valid[..., None]
 
     dt = 1 / scenes[0].hz
     return Batch(
-        target=_map(tracks, lambda tensor: tensor[row, agent]),
-        others=others,
+        target=tracks(scene, agent, slice(0, framing.history)),
+        others=_map(others, lambda tensor: tensor * near_present.view(*near.shape, *(1,) * (tensor.ndim - 2))),
         line=line.float(),
         line_valid=line_valid,
-        line_kind=_take(world.line_kind[scene], lines, line_present),
-        future=position[row, agent, ahead].float(),
-        future_heading=heading[row, agent, ahead].float(),
-        future_valid=valid[row, agent, ahead],
+        line_kind=world.line_kind[row, lines] * line_present,
+        future=ahead.position,
+        future_heading=ahead.heading,
+        future_valid=ahead.valid,
         origin=origin,
         yaw=yaw,
         scene=scene + offset,
@@ -229,12 +230,6 @@ def _nearest(
         distance = torch.nn.functional.pad(distance, (0, count - distance.shape[1]), value=torch.inf)
     kept, index = distance.topk(count, dim=1, largest=False)
     return index.masked_fill(kept.isinf(), 0), kept.isfinite()
-
-
-def _take(tensor: Tensor, index: Int[Tensor, "rows k"], present: Bool[Tensor, "rows k"]) -> Tensor:
-    """Entries of the second axis by row; zero (False) where no entry is present."""
-    rows = torch.arange(len(index))[:, None]
-    return tensor[rows, index] * present.view(*present.shape, *(1,) * (tensor.ndim - 2))
 
 
 def _rotate(points: Float[Tensor, "*any 2"], angle: Float[Tensor, "*angles"]) -> Float[Tensor, "*any 2"]:
