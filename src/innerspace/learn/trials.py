@@ -1,0 +1,103 @@
+"""Trials: a clean pass next to one in which a decomposition stands in, and streams of them.
+
+The smallest trial is local: rows next to their reconstructions, no network involved.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from innerspace.checkpoint import State
+from innerspace.decompose.base import Code, Decomposition
+from innerspace.decompose.dictionary import moments
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What a decomposition made of hidden states.
+
+    ``variance`` is the mean squared distance of the stream's rows from their mean: the unit of reconstruction errors.
+    It belongs to the stream, not to the batch, so that a mean over rows stays one.
+    """
+
+    clean: Float[Tensor, "*rows d"]
+    reconstruction: Float[Tensor, "*rows d"]
+    code: Code
+    decomposition: Decomposition
+    variance: Float[Tensor, ""]
+
+
+class Trials(ABC):
+    """An endless, resumable stream of trials."""
+
+    @abstractmethod
+    def draw(self, what: Decomposition) -> Trial:
+        """The next trial of this decomposition."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Where the stream stands."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Continue where ``state`` was taken.
+
+        Raises:
+            ValueError: if it was taken from another stream.
+        """
+
+
+def local(rows: Float[Tensor, "rows d"], batch: int, seed: int) -> Trials:
+    """Trials of rows in batches, every epoch in another order that depends on the seed alone.
+
+    An epoch's last rows that fill no batch are left out; the next epoch leaves out others.
+
+    Raises:
+        ValueError: if there are fewer rows than a batch, or rows that are not finite or all alike.
+    """
+    return _Local(rows, batch, seed)
+
+
+@final
+class _Local(Trials):
+    def __init__(self, rows: Float[Tensor, "rows d"], batch: int, seed: int) -> None:
+        if not 1 <= batch <= len(rows):
+            raise ValueError(f"a batch should have 1 … {len(rows)} rows, as many as there are; it has {batch}")
+        if seed < 0:
+            raise ValueError(f"the seed should not be negative, it is {seed}")
+        self._rows, self._batch, self._seed = rows, batch, seed
+        self._variance = moments(rows)[1]
+        self._begin(epoch=0, position=0)
+
+    def draw(self, what: Decomposition) -> Trial:
+        if self._position + self._batch > len(self._rows):
+            self._begin(self._epoch + 1, position=0)
+        index = self._order[self._position : self._position + self._batch]
+        self._position += self._batch
+        like = next(what.parameters())
+        clean = self._rows.index_select(0, index).to(like)
+        code = what.encode(clean)
+        return Trial(clean, what.decode(code.z), code, what, self._variance.to(like))
+
+    def state(self) -> State:
+        return {**self._identity(), "epoch": self._epoch, "position": self._position}
+
+    def restore(self, state: State) -> None:
+        for name, own in self._identity().items():
+            if state.get(name) != own:
+                raise ValueError(f"the stream has {name} {own}, the one to continue had {name} {state.get(name)}")
+        self._begin(state["epoch"], state["position"])
+
+    def _identity(self) -> dict[str, int]:
+        return {"seed": self._seed, "batch": self._batch, "rows": len(self._rows)}
+
+    def _begin(self, epoch: int, position: int) -> None:
+        # a permutation per (seed, epoch) needs no generator state to be kept
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+        self._order = torch.from_numpy(order).to(self._rows.device)
+        self._epoch, self._position = epoch, position
