@@ -1,7 +1,8 @@
 """Functions of a hidden state, applied at a site while the model runs.
 
 All are values: they return a new hidden state and change nothing. ``Read`` is the write of the identity; ``Splice``
-replaces a state by its reconstruction; ``Steer`` adds directions; ``At`` restricts another one to some positions.
+replaces a state by its reconstruction, ``Fix`` by a constant; ``Steer`` adds directions; ``At`` restricts another one
+to some positions.
 """
 
 from dataclasses import dataclass
@@ -74,6 +75,24 @@ class Splice:
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG002
         return self.via.decode(self.via.encode(x).z)
+
+
+@dataclass(frozen=True, eq=False)
+class Fix:
+    """Replace the hidden state by a constant, such as the mean over the data (mean ablation).
+
+    Raises:
+        ValueError: for a constant of another width than the site's.
+    """
+
+    to: Float[Tensor, "d"]
+
+    def __call__(self, x: Tensor, visit: Visit) -> Tensor:
+        if len(self.to) != x.shape[-1]:
+            raise ValueError(
+                f"the constant has width {len(self.to)}, the hidden state at {visit.site.name!r} {x.shape[-1]}"
+            )
+        return self.to.to(x).expand_as(x)
 
 
 @dataclass(frozen=True, eq=False)

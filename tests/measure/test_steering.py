@@ -8,7 +8,7 @@ from families import CASES
 from innerspace.interventions import Steer
 from innerspace.measure.cost import cost, hook_microseconds
 from innerspace.measure.estimate import Estimate, from_copies, over_seeds
-from innerspace.measure.steering import Curve, Response, calibrate, respond, straightness
+from innerspace.measure.steering import Curve, Output, Response, calibrate, respond, straightness
 
 TAU = torch.linspace(-2, 2, 9)
 
@@ -93,12 +93,14 @@ def test_respond_runs_every_temperature() -> None:
     case = CASES["blocks"]()
     along, groups = torch.ones(8), torch.arange(8) // 2
 
-    def readout(output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"first": output["y"][:, 0, 0], "sum": output["y"].sum((1, 2))}
+    def readout(steered: Output, clean: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        y = steered["y"]
+        return {"first": y[:, 0, 0], "sum": y.sum((1, 2)), "change": (y - clean["y"]).sum((1, 2))}
 
     found = respond(case.model, [case.batch, case.batch], "second", along, TAU, readout, groups)
     assert found["sum"].value.shape == (9, 8)
     torch.testing.assert_close(found["sum"].value[:, :4], found["sum"].value[:, 4:])
+    torch.testing.assert_close(found["change"].value, found["sum"].value - found["sum"].value[4])
     curve = calibrate(found["sum"], kind="difference")
     assert curve.pearson.mean == pytest.approx(1, abs=1e-5)  # what follows the site is linear
     with pytest.raises(ValueError, match="τ = 0 is the baseline"):

@@ -20,8 +20,9 @@ from innerspace.network.model import Model
 from innerspace.network.site import Where
 from innerspace.value import Value
 
-Readout = Callable[[Mapping[str, Tensor], Any], Mapping[str, Float[Tensor, "batch"]]]
-"""From the output of a pass and its batch to named numbers per sample; NaN where a number is undefined."""
+Output = Mapping[str, Tensor]
+Readout = Callable[[Output, Output, Any], Mapping[str, Float[Tensor, "batch"]]]
+"""From the output of a steered pass, that of the clean one, and the batch, to numbers per sample; NaN if undefined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,11 @@ def respond(
     parts = dict[str, list[Tensor]]()
     for batch in batches:
         rows = dict[str, list[Tensor]]()
+        clean = model.run(batch).output
         for amount in tau.tolist():
             steer = At(where or Where("valid"), Steer(along, amount))
-            for name, number in readout(model.run(batch, {site: steer}).output, batch).items():
+            steered = model.run(batch, {site: steer}).output if amount else clean
+            for name, number in readout(steered, clean, batch).items():
                 rows.setdefault(name, []).append(number)
         for name, numbers in rows.items():
             parts.setdefault(name, []).append(torch.stack(numbers))

@@ -36,11 +36,3 @@ class Visit:
 
 Intervention = Callable[[Tensor, Visit], Tensor]
 """A function of a hidden state that gives the hidden state to go on with; it never changes its argument."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A clean pass next to an intervened one, for an objective to judge."""
-
-    clean: Trace
-    intervened: Trace

@@ -1,0 +1,198 @@
+"""The command line: run a recipe, look at what came out, evaluate it elsewhere."""
+
+import importlib
+import pkgutil
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from innerspace import recipes as recipe_package
+from innerspace.jobs.data import Data
+from innerspace.jobs.evaluation import evaluate
+from innerspace.jobs.job import Job, execute
+from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, load
+from innerspace.network.model import Model
+from innerspace.report.record import write
+from innerspace.value import read_json
+
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe, a job.json of a former run, or a Python file that defines `job`; flags change single settings.
+
+    The run's folder is runs/NAME. A run that was interrupted goes on where it stood when it is started again.
+    """
+
+    job: Annotated[Job, tyro.conf.arg(name="")]
+    """What to run."""
+    name: Name = None
+    """The run's name; by default the recipe's."""
+    runs: Path = Path("runs")
+    """The folder of all runs."""
+    fresh: bool = False
+    """Begin anew, dropping what the folder holds of a former run."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print what a run found."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """List the sites of a run's model: where hidden states can be read and written."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Judge a run's forecaster and control vectors on other data, without fitting anything."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    data: Data = field(default_factory=Data)
+    """The data to judge on; its test split is used."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's page anew from its report.json."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Run words-in-motion on simulated traffic in runs/demo, offline, in minutes."""
+
+    runs: Path = Path("runs")
+    """The folder of all runs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status. Errors of the user's are one line, without a traceback."""
+    console, errors = Console(), Console(stderr=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        jobs = recipes()
+        if given[:1] == ["run"] and len(given) > 1 and (Path(given[1]).suffix in (".json", ".py")):
+            jobs = {"saved": read_job(Path(given[1])), **jobs}
+            given = ["run", "saved", *given[2:]]
+        _dispatch(tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__), jobs, console)
+    except ValueError as error:
+        errors.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on where it stood")
+        return 130
+    return 0
+
+
+def recipes() -> dict[str, Job]:
+    """The recipes by name: every file of `recipes` defines a `job`."""
+    found = dict[str, Job]()
+    for module in pkgutil.iter_modules(recipe_package.__path__):
+        job = importlib.import_module(f"{recipe_package.__name__}.{module.name}").job
+        found[module.name.replace("_", "-")] = job
+    return found
+
+
+def read_job(path: Path) -> Job:
+    """The job of a job.json, or of a Python file that defines `job`.
+
+    Raises:
+        ValueError: if the file is missing or defines no job.
+    """
+    if path.suffix == ".json":
+        return Job.from_json(read_json(path))
+    if not path.is_file():
+        raise ValueError(f"no file at {path}")
+    job = runpy.run_path(str(path)).get("job")
+    if not isinstance(job, Job):
+        raise ValueError(f"{path} should define `job`, a Job; it defines {type(job).__name__}")
+    return job
+
+
+def _grammar(jobs: dict[str, Job]) -> Any:
+    """All commands; below `run` each recipe is a command of its own, with its settings as flags."""
+    chosen = tyro.extras.subcommand_type_from_defaults(
+        jobs, {name: (type(job).__doc__ or "").split("\n")[0] for name, job in jobs.items()}
+    )
+    run = Run
+    run.__annotations__["job"] = Annotated[chosen, tyro.conf.arg(name="")]
+    return run | Show | Sites | Recipes | Eval | Report | Demo
+
+
+def _dispatch(command: object, jobs: dict[str, Job], console: Console) -> None:
+    match command:
+        case Run(job=job, name=name, runs=runs, fresh=fresh):
+            folder = runs / (name or _name_of(job, jobs))
+            console.print(f"report: {execute(job, folder, console, fresh=fresh)}", soft_wrap=True)
+        case Demo(runs=runs):
+            page = execute(jobs["words-in-motion"], runs / "demo", console)
+            console.print(f"report: {page}", soft_wrap=True)
+        case Show(run=run):
+            show(run, console)
+        case Sites(run=run):
+            console.print(sites_table(run))
+        case Recipes():
+            for name, job in jobs.items():
+                console.print(f"[bold]{name}[/]  {(type(job).__doc__ or '').splitlines()[0]}", highlight=False)
+        case Eval(run=run, data=data):
+            console.print(evaluate(run, data))
+        case Report(run=run):
+            write(run, read_json(run / "report.json"))
+            console.print(f"report: {run / 'report.html'}", soft_wrap=True)
+        case _:
+            raise AssertionError(command)
+
+
+def _name_of(job: Job, jobs: dict[str, Job]) -> str:
+    return next(
+        (name for name, recipe in jobs.items() if type(recipe) is type(job) and name != "saved"), type(job).__name__
+    )
+
+
+def show(folder: Path, console: Console) -> None:
+    """The headlines and remarks of a run's report."""
+    report = cast(dict[str, Any], read_json(folder / "report.json"))
+    table = Table(title=report["title"], show_header=False)
+    for line in report["headlines"]:
+        table.add_row(line["label"], f"[bold]{line['value']}[/]", line["note"])
+    console.print(table)
+    for remark in report["remarks"]:
+        console.print(f"• {remark}", highlight=False)
+    console.print(f"page: {folder / 'report.html'}", soft_wrap=True)
+
+
+def sites_table(folder: Path) -> Table:
+    """The sites of a run's forecaster."""
+    model = Model(load(folder), RedMotionFamily())
+    table = Table("site", "module", "width", "axes", title=f"{RedMotion.__name__} in {folder}")
+    for site in model.sites.values():
+        table.add_row(site.name, site.module, str(site.width), site.axes)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Words in motion: read a forecaster's hidden states in words, fit control vectors from them, steer, and judge it.
+
+Tas and Wagner, "Words in Motion: Extracting Interpretable Control Vectors for Motion Transformers", ICLR 2025,
+arXiv 2406.11624. The job reads top to bottom as the method: scenes and words, a forecaster, probes and collapse of its
+hidden states, control vectors plain and through dictionaries, steering on scenes that nothing was fitted to, a page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from innerspace.decompose.dictionary import Dictionary
+from innerspace.decompose.directions import Directions, Origin
+from innerspace.harvest.stream import TokenRule, gather
+from innerspace.interventions import At, Steer
+from innerspace.jobs import summary
+from innerspace.jobs.data import Data
+from innerspace.jobs.job import Job, Run
+from innerspace.jobs.parts import Parts, chunks
+from innerspace.jobs.pictures import pictures
+from innerspace.jobs.reading import collapse_section, measure_collapse, probe_section, readable
+from innerspace.jobs.steering import (
+    Bench,
+    Judged,
+    Steering,
+    calibration_rows,
+    feasibility_rows,
+    off_target,
+    refinement_rows,
+)
+from innerspace.jobs.vectors import Dictionaries, Fitted, Kind, fit_vectors, judge_dictionaries, missing_classes
+from innerspace.learn.probing import ProbingSettings, probe
+from innerspace.learn.solve import Method
+from innerspace.measure.cost import cost
+from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings, save
+from innerspace.motion.training import Trained, Training, train
+from innerspace.motion.words import Vocabulary
+from innerspace.network.model import Model
+from innerspace.network.site import Where
+from innerspace.report.record import Provenance, write
+
+PLAIN: Method = "mean_difference"
+
+
+@dataclass(frozen=True)
+class WordsInMotion(Job):
+    """Read a motion forecaster's hidden states in words, and steer its forecasts by control vectors.
+
+    ``sites`` are probed, vectors are fitted and applied at ``site``; ``tokens`` says which hidden states stand for an
+    agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones.
+    """
+
+    data: Data = field(default_factory=Data)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    forecaster: RedMotionSettings = field(default_factory=RedMotionSettings)
+    training: Training = field(default_factory=Training)
+    sites: tuple[str, ...] = ("agent.0", "agent.1", "agent.2")
+    site: str = "agent.2"
+    tokens: TokenRule = field(default_factory=TokenRule)
+    probing: ProbingSettings = field(default_factory=ProbingSettings)
+    methods: tuple[Method, ...] = (PLAIN, "difference_svd", "reference_pca", "lda", "probe_normal", "regression")
+    dictionaries: Dictionaries = field(default_factory=Dictionaries)
+    steering: Steering = field(default_factory=Steering)
+    seeds: int = 3
+    scenes_shown: int = 6
+
+    def check(self) -> None:
+        """Refuse unknown sites, methods and data before long work starts."""
+        self.data.check()
+        family = RedMotionFamily()
+        model = Model(RedMotion(self.forecaster), family)
+        for site in (*self.sites, self.site):
+            model.site(site)
+        usable = [name for name in get_args(Method) if "through" not in name]
+        if unknown := [name for name in self.methods if name not in usable]:
+            raise ValueError(f"methods: unknown {unknown[0]!r}; possible are {', '.join(usable)}")
+        if self.methods[:1] != (PLAIN,):
+            raise ValueError(f"methods should begin with {PLAIN}, with which refined vectors are compared")
+        if self.seeds < 1:
+            raise ValueError(f"seeds should be at least 1, it is {self.seeds}")
+
+    def run(self, run: Run) -> Path:
+        """Do everything, and write the page."""
+        started = datetime.now(UTC)
+
+        run.say("[bold]1[/] scenes and their words")
+        splits = self.data.read(self.forecaster.framing)
+        for skip in splits.skipped:
+            run.say(f"  skipped {skip.name}: {skip.reason}")
+        parts = Parts.of(splits, self.forecaster.framing, self.vocabulary)
+        remarks = list[str]()
+        run.say(f"  {splits.description}")
+
+        run.say("[bold]2[/] the forecaster")
+        trained = self.train_forecaster(parts, run)
+        model = Model(trained.model, RedMotionFamily())
+        scores = summary.judge_forecasts(model, parts.test)
+        run.say(f"  held out: minADE {scores['RedMotion'].min_ade:.2f} m")
+
+        run.say("[bold]3[/] what the hidden states say: probes and collapse")
+        rows = gather(model, chunks(parts.both), self.sites, self.tokens)
+        groups = parts.both_groups
+        labels, classes, left_out = readable(parts.both_labels, groups)
+        remarks += left_out
+        states = rows.states
+        probed = probe(states, labels, groups, self.probing, classes)
+        collapsed = measure_collapse(states, labels, classes, groups, seed=0)
+
+        run.say("[bold]4[/] control vectors, plain and through dictionaries")
+        fit_states = gather(model, chunks(parts.fit), [self.site], self.tokens).states[self.site]
+        dictionaries, token_rows = self.train_dictionaries(model, parts, run)
+        origin = Origin("", "", "", "", self.site, str(self.tokens), splits.description, model.fingerprint())
+        for feature in self.vocabulary.features:
+            if missing := missing_classes(parts.fit_labels, feature):
+                remarks.append(
+                    f"no control vector for {feature.name}: too few {' and '.join(missing)} agents to fit it"
+                )
+        vectors = list(
+            fit_vectors(fit_states, parts.fit_labels, parts.fit_groups, origin, self.methods, dictionaries, self.seeds)
+        )
+        Directions.concatenate([fitted.direction for fitted in vectors]).save(run.folder / "directions.safetensors")
+
+        run.say("[bold]5[/] steering, on scenes that nothing was fitted to")
+        judged, controls = self.steer(model, parts, vectors, run)
+
+        first = {item.fitted.feature.name: item for item in reversed(judged) if item.fitted.method == PLAIN}
+        firsts = [first[f.name] for f in self.vocabulary.features if f.name in first]
+        test_rows = token_rows["test"]
+        report: dict[str, Any] = {
+            "title": "Words in motion",
+            "question": (
+                "Which words can be read from the hidden states of a motion forecaster, and do control vectors fitted "
+                "from opposing words steer its forecasts, linearly and without side effects?"
+            ),
+            "interval": self.forecaster.framing.stride / 10,
+            "data": self.data_section(parts),
+            "forecaster": summary.forecaster_section(model.module, trained, scores, splits),
+            "scenes": pictures(
+                model,
+                self.site,
+                parts.test,
+                [splits.test[int(i)].name for i in parts.test.scene],
+                parts.test_labels,
+                _shown(judged),
+                self.scenes_shown,
+            ),
+            "probes": probe_section(probed),
+            "collapse": collapse_section(collapsed),
+            "vectors": summary.vectors_section([item.fitted for item in judged if item.fitted.seed == 0]),
+            "calibration": calibration_rows(judged, self.site)
+            + [row for kind, items in controls.items() for row in calibration_rows(items, self.site, kind)],
+            "offtarget": off_target(firsts),
+            "feasibility": feasibility_rows(firsts),
+            "dictionaries": judge_dictionaries(
+                model, self.site, dictionaries, test_rows, chunks(parts.test), token_rows["fit"].mean(0)
+            ),
+            "refinement": refinement_rows(judged, PLAIN),
+            "cost": cost(
+                model,
+                parts.test[slice(0, 256)],
+                {self.site: At(Where("valid"), Steer(vectors[0].along, 1.0))},
+                extra_bytes=4 * vectors[0].direction.width,
+            ).to_json(),
+            "job": self.to_json(),
+        }
+        report |= summary.opening(report, controls["random"], first.get("speed"), remarks)
+        report["provenance"] = Provenance.collect(
+            seeds=sorted({0, *range(self.seeds), self.training.seed}),
+            data=splits.description,
+            started=started,
+            seconds=(datetime.now(UTC) - started).total_seconds(),
+        ).to_json()
+        write(run.folder, report)
+        return run.folder / "report.html"
+
+    def train_forecaster(self, parts: Parts, run: Run) -> Trained:
+        """Train the forecaster in the run's folder; a complete or interrupted training there is continued."""
+        torch.manual_seed(self.training.seed)
+        network = RedMotion(self.forecaster)
+        trained = train(network, parts.train, parts.validate, self.training, run.folder)
+        network.eval().requires_grad_(False)
+        save(network, run.folder)
+        return trained
+
+    def train_dictionaries(
+        self, model: Model, parts: Parts, run: Run
+    ) -> tuple[dict[tuple[Kind, int], Dictionary], dict[str, Tensor]]:
+        """One dictionary per kind and seed, on the hidden states of all valid tokens."""
+        every = TokenRule(Where("valid"))
+        rows = {
+            name: gather(model, chunks(batch), [self.site], every).states[self.site]
+            for name, batch in (("fit", parts.fit), ("test", parts.test))
+        }
+        trained: dict[tuple[Kind, int], Dictionary] = {
+            (kind, seed): self.dictionaries.train(rows["fit"], kind, seed, run.folder / "dictionaries")
+            for kind in self.dictionaries.kinds
+            for seed in range(self.seeds)
+        }
+        return trained, rows
+
+    def steer(
+        self, model: Model, parts: Parts, vectors: Sequence[Fitted], run: Run
+    ) -> tuple[list[Judged], dict[str, list[Judged]]]:
+        """Every vector over its temperatures; for each feature also its negation, and random ones of equal norm."""
+        count = self.steering.samples
+        bench = Bench(model, self.site, chunks(parts.test[slice(0, count)]), parts.test_groups[:count], self.steering)
+        pilot = Bench(model, self.site, chunks(parts.fit[slice(0, 150)]), parts.fit_groups[:150], self.steering)
+        taus = dict[str, Tensor]()
+        judged, controls = list[Judged](), dict[str, list[Judged]]({"negated": [], "random": []})
+        for fitted in run.track(vectors, "steering"):
+            name = fitted.feature.name
+            if name not in taus:
+                taus[name] = bench.temperatures(fitted, pilot)
+                generator = torch.Generator().manual_seed(0)
+                controls["negated"].append(bench.judge(fitted, -fitted.along, taus[name], "negated"))
+                for _ in range(self.steering.randoms if name == "speed" else 0):
+                    noise = fitted.direction.random_like(generator).directions[0]
+                    controls["random"].append(bench.judge(fitted, noise, taus[name], "random"))
+            judged.append(bench.judge(fitted, fitted.along, taus[name]))
+        return judged, controls
+
+    def data_section(self, parts: Parts) -> dict[str, Any]:
+        """Splits, classes and thresholds."""
+        vocabulary = self.vocabulary
+        return {
+            "description": parts.splits.description,
+            "splits": [
+                {"name": name, "scenes": len(scenes), "targets": len(batch)}
+                for name, scenes, batch in (
+                    ("train", parts.splits.train, parts.train),
+                    ("validate", parts.splits.validate, parts.validate),
+                    ("fit", parts.splits.fit, parts.fit),
+                    ("test", parts.splits.test, parts.test),
+                )
+            ],
+            "classes": parts.both_labels.counts(),
+            "thresholds": summary.thresholds(vocabulary),
+            "skipped": [{"name": skip.name, "reason": skip.reason} for skip in parts.splits.skipped],
+        }
+
+
+def _shown(judged: Sequence[Judged]) -> list[Judged]:
+    """The vectors that the page steers with: of every feature the plain one and the first refined one, of seed 0."""
+    methods = list(dict.fromkeys(item.fitted.method for item in judged))
+    refined = [method for method in methods if method in get_args(Kind)][:1]
+    return [item for item in judged if item.fitted.seed == 0 and item.fitted.method in (PLAIN, *refined)]

@@ -1,0 +1,138 @@
+"""Which scenes a job sees, and how they are split so that nothing is judged on what it was fitted to."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from innerspace.motion.argoverse import Skipped, Windows
+from innerspace.motion.argoverse import read as read_argoverse
+from innerspace.motion.framing import Framing
+from innerspace.motion.scenes import Scene
+from innerspace.motion.simulate import Simulation, simulate
+from innerspace.value import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Scenes for four purposes; ``test`` shares no scene (no log) with any other.
+
+    ``train`` teaches the forecaster, ``validate`` picks its best weights, ``fit`` serves probes, vectors and
+    dictionaries, ``test`` judges.
+    """
+
+    train: list[Scene]
+    validate: list[Scene]
+    fit: list[Scene]
+    test: list[Scene]
+    description: str
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+
+
+@dataclass(frozen=True)
+class Data(Value):
+    """Simulated scenes, or Argoverse 2 files below ``path``.
+
+    Simulated scenes are split at random by scene (they are independent of each other): ``test`` and ``fit`` are shares
+    of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), and
+    forecasting scenarios are only ever judged. ``confounded`` scenes have speeds that depend on the agent's type.
+    """
+
+    kind: Literal["simulated", "av2"] = "simulated"
+    path: Path | None = None
+    held_out: str | None = None
+    stride: int = 5
+    scenes: int = 5000
+    confounded: bool = False
+    seed: int = 0
+    fit: float = 0.25
+    test: float = 0.1
+
+    def check(self) -> None:
+        """Refuse contradictory settings and missing files.
+
+        Raises:
+            ValueError: naming what was given and what is possible.
+        """
+        if self.kind == "av2" and self.path is None:
+            raise ValueError("data.kind av2 needs data.path, a folder with Argoverse 2 scenarios or sensor logs")
+        if self.kind == "simulated" and self.path is not None:
+            raise ValueError(f"data.path {self.path} is given, but data.kind is simulated; did you mean av2?")
+        if self.path is not None and not self.path.is_dir():
+            raise ValueError(f"data.path: no folder at {self.path}")
+        if not (0 < self.fit and 0 < self.test and self.fit + self.test < 0.9):
+            raise ValueError(
+                f"data.fit and data.test are shares that leave room to train on; given {self.fit}, {self.test}"
+            )
+
+    def read(self, framing: Framing) -> Splits:
+        """The scenes, split.
+
+        Raises:
+            ValueError: if there are too few scenes or logs to split, or an unknown log is named.
+        """
+        return self._simulated(framing) if self.kind == "simulated" else self._recorded(framing)
+
+    def _simulated(self, framing: Framing) -> Splits:
+        settings = Simulation(
+            scenes=self.scenes,
+            seed=self.seed,
+            confounded=self.confounded,
+            history=framing.history,
+            future=framing.future,
+        )
+        scenes = simulate(settings).scenes
+        test, fit = int(self.test * len(scenes)), int(self.fit * len(scenes))
+        if min(test, fit) < 10:
+            raise ValueError(
+                f"{self.scenes} scenes are too few to split; at least {int(10 / min(self.test, self.fit)) + 1}"
+            )
+        kind = "speed depends on type" if self.confounded else "speed independent of type"
+        return Splits(
+            train=scenes[test + fit :],
+            validate=scenes[test : test + fit],
+            fit=scenes[test : test + fit],
+            test=scenes[:test],
+            description=f"{len(scenes)} simulated scenes ({kind}), split by scene",
+        )
+
+    def _recorded(self, framing: Framing) -> Splits:
+        assert self.path is not None
+        loaded = read_argoverse(self.path, Windows(framing.history, framing.future, self.stride))
+        logs = sorted({scene.group for scene in loaded.scenes if not _is_scenario(scene)})
+        if len(logs) < 2:
+            raise ValueError(
+                f"at least two usable sensor logs are needed, one to be held out; {self.path} has {len(logs)}"
+                + "".join(f"; {skip.name}: {skip.reason}" for skip in loaded.skipped[:3])
+            )
+        matching = [log for log in logs if self.held_out is None or log.startswith(self.held_out)]
+        if not matching:
+            raise ValueError(f"no log begins with {self.held_out!r}; there are {', '.join(logs)}")
+        held_out = matching[-1]
+        train, validate, fit, test = list[Scene](), list[Scene](), list[Scene](), list[Scene]()
+        for log in logs:
+            windows = [scene for scene in loaded.scenes if scene.group == log]
+            if log == held_out:
+                test += windows
+                continue
+            fit += windows
+            # windows that overlap the validated last fifth of a log are in neither part
+            last = int(0.8 * len(windows))
+            gap = -(-(framing.history + framing.future) // self.stride)
+            train += windows[: max(1, last - gap)]
+            validate += windows[last:]
+        test += [scene for scene in loaded.scenes if _is_scenario(scene)]
+        return Splits(
+            train,
+            validate,
+            fit,
+            test,
+            description=(
+                f"Argoverse 2, split by log: windows of {len(logs) - 1} sensor logs to train and fit, "
+                f"log {held_out[:8]} and {sum(map(_is_scenario, test))} forecasting scenario(s) to judge"
+            ),
+            skipped=loaded.skipped,
+        )
+
+
+def _is_scenario(scene: Scene) -> bool:
+    return scene.group == scene.name

@@ -1,0 +1,54 @@
+"""A run's forecaster and control vectors on other data: nothing is fitted, everything is judged."""
+
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from innerspace.decompose.directions import Directions
+from innerspace.jobs.data import Data
+from innerspace.jobs.parts import chunks
+from innerspace.jobs.steering import MEASURES, Bench, Steering
+from innerspace.jobs.summary import judge_forecasts
+from innerspace.jobs.vectors import Fitted
+from innerspace.motion.forecasters.redmotion import RedMotionFamily, load
+from innerspace.motion.framing import frame
+from innerspace.motion.words import Vocabulary
+from innerspace.network.model import Model
+
+
+def evaluate(folder: Path, data: Data) -> Table:
+    """Forecast errors, and for every plain control vector its calibration, on the test split of ``data``.
+
+    Raises:
+        ValueError: if the folder holds no complete run, or its vectors belong to another model.
+    """
+    data.check()
+    if not (folder / "directions.safetensors").is_file():
+        raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
+    network = load(folder)
+    model = Model(network, RedMotionFamily())
+    directions = Directions.load(folder / "directions.safetensors")
+    if (origin := directions.origins[0]).model != model.fingerprint():
+        raise ValueError(f"the vectors in {folder} were fitted to model {origin.model}, this is {model.fingerprint()}")
+    splits = data.read(network.settings.framing)
+    test = frame(splits.test, network.settings.framing)
+    table = Table("what", "measure", "value", title=f"{folder.name} on {splits.description}")
+    for name, scores in judge_forecasts(model, test).items():
+        table.add_row(name, "minADE [m]", f"{scores.min_ade:.2f}")
+        table.add_row(name, "minFDE [m]", f"{scores.min_fde:.2f}")
+    settings = Steering()
+    part = test[slice(0, settings.samples)]
+    bench = Bench(model, origin.site, chunks(part), part.scene, settings)
+    features = {feature.name: feature for feature in Vocabulary().features}
+    for i, found in enumerate(directions.origins):
+        if found.feature not in MEASURES or found.method != "mean_difference":
+            continue
+        one = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
+        fitted = Fitted(one, features[found.feature], found.method, 0)
+        curve = bench.judge(fitted, fitted.along, torch.linspace(-0.5, 0.5, settings.points)).curve
+        assert curve is not None
+        unit = MEASURES[found.feature].unit
+        table.add_row(f"{found.feature} vector", "Pearson", f"{curve.pearson.mean:.3f}")
+        table.add_row(f"{found.feature} vector", f"span [{unit}]", f"{curve.span[0]:+.1f} … {curve.span[1]:+.1f}")
+    return table

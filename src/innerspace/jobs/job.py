@@ -1,0 +1,92 @@
+"""A job is a frozen value that knows how to run; a run is a folder that holds all that came of it."""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from rich.console import Console
+from rich.progress import track
+
+from innerspace.value import Value, read_json
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run's folder and the console it reports to."""
+
+    folder: Path
+    console: Console
+
+    def track(self, items: Sequence[T], what: str) -> Iterable[T]:
+        """The items, with a progress bar."""
+        return track(items, description=f"  {what}", console=self.console, transient=True)
+
+    def say(self, what: str) -> None:
+        """One line about where the run stands."""
+        self.console.print(what, highlight=False)
+
+
+@dataclass(frozen=True)
+class Job(Value, ABC):
+    """Settings that can be run: ``run`` does the work and gives the report as numbers."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse what cannot work, before long work starts.
+
+        Raises:
+            ValueError: naming what was given and what is possible.
+        """
+
+    @abstractmethod
+    def run(self, run: Run) -> Path:
+        """Do the work inside the run's folder; gives the path of the page that it wrote."""
+
+
+def execute(job: Job, folder: Path, console: Console, *, fresh: bool = False) -> Path:
+    """Run a job in a folder; a run of the same job that was interrupted there goes on where it stood.
+
+    Raises:
+        ValueError: if the folder holds a run of another job, or anything that is no run.
+    """
+    job.check()
+    if fresh and (folder / "job.json").is_file():
+        shutil.rmtree(folder)
+    refuse_other(job, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    job.save(folder / "job.json")
+    return job.run(Run(folder, console))
+
+
+def refuse_other(job: Job, folder: Path) -> None:
+    """Keep a run from writing into the folder of another.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "job.json").is_file():
+        raise ValueError(f"{folder} is not empty and holds no run; choose another name")
+    written = read_json(folder / "job.json")
+    if written != job.to_json():
+        raise ValueError(
+            f"{folder} holds a run with other settings ({_difference(written, job.to_json())}); "
+            f"choose another name, or run it afresh"
+        )
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> str:
+    for key in [*one, *(key for key in other if key not in one)]:
+        a, b = one.get(key), other.get(key)
+        if a != b:
+            if isinstance(a, Mapping) and isinstance(b, Mapping):
+                return _difference(a, b, f"{where}{key}.")
+            return f"{where}{key} is {a!r} there and {b!r} here"
+    raise AssertionError("the settings are equal")

@@ -1,0 +1,60 @@
+"""The splits of a job as batches, with their words and with the groups that a split or a bootstrap keeps together."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from innerspace.jobs.data import Splits
+from innerspace.motion.framing import Batch, Framing, frame
+from innerspace.motion.words import Labels, Vocabulary, label
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Batches of every split; ``both`` is ``fit`` followed by ``test``, which probes split anew.
+
+    ``both_groups`` numbers the groups that no split tears apart (scenes, or whole logs); ``fit_groups`` and
+    ``test_groups`` number scenes, the unit of the bootstrap.
+    """
+
+    splits: Splits
+    train: Batch
+    validate: Batch
+    both: Batch
+    both_labels: Labels
+    both_groups: Int[Tensor, "both"]
+    fit: Batch
+    fit_labels: Labels
+    fit_groups: Int[Tensor, "fit"]
+    test: Batch
+    test_labels: Labels
+    test_groups: Int[Tensor, "test"]
+
+    @staticmethod
+    def of(splits: Splits, framing: Framing, vocabulary: Vocabulary) -> "Parts":
+        """Frame all scenes, and put what the targets do into words."""
+        fit, test = frame(splits.fit, framing), frame(splits.test, framing)
+        scenes = [*splits.fit, *splits.test]
+        both = frame(scenes, framing)
+        number = {name: i for i, name in enumerate(dict.fromkeys(scene.group for scene in scenes))}
+        return Parts(
+            splits=splits,
+            train=frame(splits.train, framing),
+            validate=frame(splits.validate, framing),
+            both=both,
+            both_labels=label(both.target, both.dt, vocabulary),
+            both_groups=torch.tensor([number[scene.group] for scene in scenes])[both.scene],
+            fit=fit,
+            fit_labels=label(fit.target, fit.dt, vocabulary),
+            fit_groups=fit.scene,
+            test=test,
+            test_labels=label(test.target, test.dt, vocabulary),
+            test_groups=test.scene,
+        )
+
+
+def chunks(batch: Batch, size: int = 400) -> list[Batch]:
+    """A batch in pieces that are quick to run and small to hold."""
+    return [batch[slice(start, start + size)] for start in range(0, len(batch), size)]

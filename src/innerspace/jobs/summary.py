@@ -1,0 +1,185 @@
+"""What a run of Words in motion comes to: tables of the report that need no figure of their own, and its opening."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from innerspace.decompose.directions import Directions
+from innerspace.jobs.data import Splits
+from innerspace.jobs.parts import chunks
+from innerspace.jobs.steering import Judged
+from innerspace.jobs.vectors import Fitted
+from innerspace.measure.forecasts import forecast
+from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
+from innerspace.motion.framing import Batch
+from innerspace.motion.training import Trained
+from innerspace.motion.words import Vocabulary
+from innerspace.network.model import Model
+
+BARS = {"speed": 0.95, "agent": 0.95, "direction": 0.85, "acceleration": 0.85}
+"""The balanced accuracy from which a feature counts as readable."""
+
+
+@torch.no_grad()
+def judge_forecasts(model: Model, batch: Batch) -> dict[str, ForecastScores]:
+    """The forecaster beside the constant-velocity baseline, both with K modes and with the most likely one only."""
+    parts = [forecast(model.run(chunk).output) for chunk in chunks(batch)]
+    whole = Forecast(torch.cat([f.trajectory for f in parts]), torch.cat([f.probability for f in parts]))
+    single = Forecast(whole.most_likely()[:, None], torch.ones_like(whole.probability[:, :1]))
+    name = type(model.module).__name__
+    return {
+        name: score(whole, batch.future, batch.future_valid),
+        f"{name}, most likely mode": score(single, batch.future, batch.future_valid),
+        "constant velocity": score(constant_velocity(batch), batch.future, batch.future_valid),
+    }
+
+
+def forecaster_section(
+    network: nn.Module, trained: Trained, scores: Mapping[str, ForecastScores], splits: Splits
+) -> dict[str, Any]:
+    """Size, scores and learning curve."""
+    return {
+        "name": type(network).__name__,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "metrics": [
+            {
+                "model": name,
+                "split": f"test, {len(splits.test)} scenes",
+                "min_ade": entry.min_ade,
+                "min_fde": entry.min_fde,
+                "miss_rate": entry.miss_rate,
+                "brier_min_fde": entry.brier_min_fde,
+                "rows": entry.rows,
+            }
+            for name, entry in scores.items()
+        ],
+        "loss": {
+            "step": [point.step for point in trained.curve],
+            "train": [point.loss for point in trained.curve],
+            "held_out": [point.held_out for point in trained.curve],
+        },
+    }
+
+
+def vectors_section(vectors: Sequence[Fitted]) -> dict[str, Any]:
+    """Angles between all vectors, with their norms and gaps."""
+    together = Directions.concatenate([fitted.direction for fitted in vectors])
+    names = [f"{fitted.feature.name} · {fitted.method.replace('_', ' ')}" for fitted in vectors]
+    return {
+        "names": names,
+        "angles": together.angles().tolist(),
+        "rows": [
+            {
+                "name": name,
+                "feature": fitted.feature.name,
+                "method": fitted.method,
+                "site": fitted.direction.origins[0].site,
+                "norm": float(fitted.direction.norm[0]),
+                "gap": float(fitted.direction.gap[0]),
+            }
+            for name, fitted in zip(names, vectors, strict=True)
+        ],
+    }
+
+
+def thresholds(vocabulary: Vocabulary) -> list[dict[str, str]]:
+    """Where one word ends and the next begins."""
+    slow, fast = f"{vocabulary.slow_speed:.2f} m/s", f"{vocabulary.fast_speed:.2f} m/s"
+    turn, band = f"{vocabulary.turn:g}°", f"{vocabulary.dead_band:g} m/s²"
+    rules = {
+        "speed": {
+            "low": f"mean speed up to {slow}",
+            "moderate": f"{slow} to {fast}",
+            "high": f"from {fast}",
+            "backwards": f"below −{vocabulary.stationary:g} m/s along the heading",
+        },
+        "acceleration": {
+            "decelerating": f"below −{band}",
+            "constant": f"within ±{band}",
+            "accelerating": f"above {band}",
+        },
+        "direction": {
+            "stationary": f"not faster than {vocabulary.stationary:g} m/s",
+            "straight": f"heading changes by at most {turn} over the history",
+            "right": f"by more than {turn} to the right",
+            "left": f"by more than {turn} to the left",
+        },
+    }
+    return [
+        {"feature": feature, "class": name, "rule": rule}
+        for feature, words in rules.items()
+        for name, rule in words.items()
+    ]
+
+
+def opening(
+    report: Mapping[str, Any], randoms: Sequence[Judged], speed: Judged | None, remarks: Sequence[str]
+) -> dict[str, Any]:
+    """The headline figures and the plain sentences with which the page begins."""
+    headlines, sentences = list[dict[str, str]](), list[str]()
+    metrics = {row["model"]: row for row in report["forecaster"]["metrics"]}
+    model, baseline = next(iter(metrics.values())), metrics["constant velocity"]
+    headlines.append(
+        {
+            "label": "forecast error, minADE",
+            "value": f"{model['min_ade']:.2f} m",
+            "note": f"constant velocity {baseline['min_ade']:.2f} m, {model['rows']} held-out agents",
+        }
+    )
+    if model["min_ade"] >= baseline["min_ade"]:
+        sentences.append("The forecaster does not beat constant velocity here, so what follows says little.")
+    for feature, bar in BARS.items():
+        cells = [cell for cell in report["probes"]["cells"] if cell["feature"] == feature]
+        if not cells:
+            continue
+        best = max(cells, key=lambda cell: cell["balanced"]["mean"])
+        headlines.append(
+            {
+                "label": f"{feature} read by a probe",
+                "value": f"{100 * best['balanced']['mean']:.1f} %",
+                "note": f"balanced accuracy at {best['site']}; selectivity {best['selectivity']['mean']:.2f}",
+            }
+        )
+        if best["balanced"]["mean"] < bar:
+            sentences.append(
+                f"{feature.capitalize()} is read less well than hoped: balanced accuracy "
+                f"{best['balanced']['mean']:.2f} at its best site, below {bar:.2f}."
+            )
+    if speed is not None and speed.curve is not None:
+        curve = speed.curve
+        headlines.append(
+            {
+                "label": "speed steered, linearity",
+                "value": f"r = {curve.pearson.mean:.3f}",
+                "note": f"R² {curve.r2.mean:.3f}; {curve.span[0]:+.0f} % … {curve.span[1]:+.0f} % within reach",
+            }
+        )
+        chance = random_share(speed, randoms)
+        if math.isfinite(chance):
+            headlines.append(
+                {
+                    "label": "random directions of equal norm",
+                    "value": f"{100 * chance:.0f} %",
+                    "note": "of the speed vector's effect, mean over directions",
+                }
+            )
+    for row in report["refinement"]:
+        if row["feature"] == "speed" and row["measure"] == "pearson":
+            sentences.append(
+                f"Refining the speed vector by the {row['dictionary']} dictionary, linearity (Pearson, "
+                f"{row['plain']['mean']:.4f} plain, {row['refined']['mean']:.4f} refined): {row['verdict']}."
+            )
+    return {"headlines": headlines, "remarks": [*sentences, *remarks]}
+
+
+def random_share(speed: Judged, randoms: Sequence[Judged]) -> float:
+    """How much random directions of equal norm move the speed, as a share of what the speed vector does."""
+    assert speed.curve is not None
+    effect = speed.curve.response[-1].mean - speed.curve.response[0].mean
+    found = [
+        abs(item.curve.response[-1].mean - item.curve.response[0].mean) for item in randoms if item.curve is not None
+    ]
+    return sum(found) / len(found) / abs(effect) if found and effect else math.nan

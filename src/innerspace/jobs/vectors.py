@@ -1,0 +1,184 @@
+"""Control vectors of every feature by every method, and the dictionaries that refine them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from innerspace.decompose.dictionary import Dictionary
+from innerspace.decompose.directions import Directions, Origin
+from innerspace.decompose.nonlinearities import JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.interventions import At, Fix, Splice
+from innerspace.learn.callbacks import Checkpoint, DeadLatents, UnitDecoder
+from innerspace.learn.fit import FitConfig, fit
+from innerspace.learn.objectives import Objective, Reconstruction, Sparsity
+from innerspace.learn.solve import Method, bootstrap, contrast
+from innerspace.learn.trials import local
+from innerspace.measure.fidelity import row_fidelity
+from innerspace.motion.framing import Batch
+from innerspace.motion.training import losses
+from innerspace.motion.words import Feature, Labels
+from innerspace.network.model import Interventions, Model
+from innerspace.network.site import Where
+from innerspace.value import Value
+
+Kind = Literal["relu", "jumprelu", "topk"]
+
+
+@dataclass(frozen=True)
+class Dictionaries(Value):
+    """The autoencoders: one per kind of nonlinearity and seed, all with ``latents`` latents.
+
+    ``k`` is TopK's; ``l1`` and ``l0`` weigh the sparsity of ReLU and JumpReLU.
+    """
+
+    kinds: tuple[Kind, ...] = ("relu", "jumprelu", "topk")
+    latents: int = 256
+    k: int = 12
+    l1: float = 0.004
+    l0: float = 0.001
+    batch: int = 512
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1500, log_every=500))
+
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.kinds if kind not in get_args(Kind)]:
+            raise ValueError(f"dictionaries: unknown kind {unknown[0]!r}; possible are {', '.join(get_args(Kind))}")
+
+    def nonlinearity(self, kind: Kind) -> tuple[Nonlinearity, Objective]:
+        """What makes the code sparse, and the objective that goes with it."""
+        match kind:
+            case "relu":
+                return ReLU(), (Reconstruction(), Sparsity(self.l1))
+            case "jumprelu":
+                return JumpReLU(), (Reconstruction(), Sparsity(self.l0))
+            case "topk":
+                return TopK(self.k), (Reconstruction(),)
+
+    def train(self, rows: Float[Tensor, "rows d"], kind: Kind, seed: int, folder: Path) -> Dictionary:
+        """Train one, or take it from the folder where it lies complete or begun."""
+        path = folder / f"{kind}-{seed}.safetensors"
+        if path.is_file():
+            return Dictionary.load(path)
+        nonlinearity, objective = self.nonlinearity(kind)
+        dictionary = Dictionary.normalized_for(rows, self.latents, nonlinearity, seed=seed)
+        batch = min(self.batch, len(rows))
+        snapshot = folder / f"{kind}-{seed}.snapshot"
+        every = max(1, self.fit.steps // 4)
+        fit(
+            dictionary,
+            local(rows, batch, seed),
+            objective,
+            self.fit,
+            [UnitDecoder(), DeadLatents(every, after=every * batch // 2), Checkpoint(snapshot, every)],
+        )
+        dictionary.save(path)
+        snapshot.unlink()
+        return dictionary
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A control vector: one direction, how it came about, and the seed of its resampled scenes and its dictionary."""
+
+    direction: Directions
+    feature: Feature
+    method: str
+    seed: int
+
+    @property
+    def along(self) -> Float[Tensor, "d"]:
+        """What τ = 1 adds: one class-mean gap."""
+        return self.direction.directions[0]
+
+
+def fit_vectors(
+    rows: Float[Tensor, "n d"],
+    labels: Labels,
+    groups: Int[Tensor, "n"],
+    origin: Origin,
+    methods: Sequence[Method],
+    dictionaries: dict[tuple[Kind, int], Dictionary],
+    seeds: int,
+) -> Iterator[Fitted]:
+    """Vectors of all features: each method once on all rows, then plain and refined ones by seed.
+
+    Seed 0 sees all scenes, further seeds see scenes drawn with replacement, so the spread over seeds is that of the
+    data (and, for refined vectors, of the dictionary's training). A feature whose opposing classes are not both
+    present is left out; the caller says so.
+    """
+    for feature in labels.vocabulary.features:
+        if missing_classes(labels, feature):
+            continue
+        for seed in range(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            chosen = bootstrap(len(rows), generator, groups) if seed else torch.arange(len(rows))
+            x, y = rows[chosen], labels.classes[feature.name][chosen]
+            named = replace(origin, feature=feature.name, positive=feature.positive, negative=feature.negative)
+
+            def contrasted(method: Method, **extra: Any) -> Directions:
+                return contrast(x, y, feature.classes, named, method, **extra)  # noqa: B023
+
+            for method in methods if seed == 0 else methods[:1]:
+                if method == "regression":
+                    if feature.name not in labels.targets:
+                        continue
+                    target = labels.targets[feature.name][chosen]
+                    yield Fitted(contrasted(method, target=target), feature, method, seed)
+                else:
+                    yield Fitted(contrasted(method), feature, method, seed)
+            for (kind, number), dictionary in dictionaries.items():
+                if number == seed:
+                    yield Fitted(contrasted("through", dictionary=dictionary), feature, kind, seed)
+
+
+def missing_classes(labels: Labels, feature: Feature) -> list[str]:
+    """The opposing classes of a feature that have fewer than two members."""
+    counts = labels.counts()[feature.name]
+    return [name for name in (feature.negative, feature.positive) if counts[name] < 2]
+
+
+def judge_dictionaries(
+    model: Model,
+    site: str,
+    dictionaries: dict[tuple[Kind, int], Dictionary],
+    rows: Float[Tensor, "n d"],
+    batches: Sequence[Batch],
+    mean: Float[Tensor, "d"],
+) -> list[dict[str, Any]]:
+    """Fidelity on held-out rows, and the forecast loss with the reconstruction spliced into the network.
+
+    ``recovered`` is 1 where the spliced loss equals the clean one, 0 where it equals that of mean ablation.
+    """
+    valid = Where("valid")
+    clean = forecast_loss(model, batches, {})
+    ablated = forecast_loss(model, batches, {site: At(valid, Fix(mean))})
+    table = list[dict[str, Any]]()
+    for (kind, seed), dictionary in dictionaries.items():
+        found = row_fidelity(dictionary, rows)
+        spliced = forecast_loss(model, batches, {site: At(valid, Splice(dictionary))})
+        table.append(
+            {
+                "kind": kind,
+                "latents": dictionary.latents,
+                "seed": seed,
+                "explained": found.explained_variance,
+                "l0": found.l0,
+                "alive": found.alive,
+                "loss_clean": clean,
+                "loss_spliced": spliced,
+                "loss_mean_ablated": ablated,
+                "recovered": (ablated - spliced) / (ablated - clean),
+            }
+        )
+    return table
+
+
+@torch.no_grad()
+def forecast_loss(model: Model, batches: Sequence[Batch], interventions: Interventions) -> float:
+    """The forecaster's own loss under interventions, averaged over batches by their rows."""
+    total = sum(float(losses(model.run(batch, interventions).output, batch).mean()) * len(batch) for batch in batches)
+    return total / sum(len(batch) for batch in batches)

@@ -1,0 +1,271 @@
+"""RedMotion: a forecaster that keeps what the agent did apart from what surrounds it, until the decoder.
+
+Three self-attention blocks encode the target's history; their outputs are the sites ``agent.0 … agent.2``. Lines and
+other agents attend to those at a similar distance; learned RED (road environment descriptor) tokens summarize them;
+cross-fusion lets one token gather the road for the agent and one the agent for the road; K learned anchors read it all
+and become modes. The target's own motion reaches the decoder only through the last hidden states of its history, which
+is what makes the forecast controllable there.
+
+Wagner, Tas, Klemp, Fernandez, Stiller: RedMotion: Motion Prediction via Redundancy Reduction, TMLR 2024.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, final
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from innerspace.motion.forecasters.attention import Block, hiding, seeing_themselves
+from innerspace.motion.forecasters.encoding import AGENT_FEATURES, LINE_FEATURES, agent_features, line_features
+from innerspace.motion.framing import Batch, Framing, Tracks
+from innerspace.network.model import Family
+from innerspace.network.site import Site
+from innerspace.value import Value
+
+# the head's outputs are paces: meters per second of the horizon, for the way and for the uncertainty of it
+_PACE, _SPREAD = 10.0, 2.0
+
+
+@dataclass(frozen=True)
+class RedMotionSettings(Value):
+    """The sizes of a RedMotion network; ``framing`` says what it reads and forecasts.
+
+    ``window`` is the block length of local attention: a token sees its block in the order of distance, and the blocks
+    before and after. The defaults train on two processor cores within minutes; the published network has width 128,
+    heads 4, expansion 4, context_layers 3, red_tokens 100, red_layers 3, fusion_layers 3, decoder_layers 8 and
+    dropout 0.1.
+    """
+
+    framing: Framing = field(default_factory=Framing)
+    width: int = 64
+    heads: int = 2
+    expansion: int = 2
+    trajectory_layers: int = 3
+    context_layers: int = 1
+    window: int = 16
+    red_tokens: int = 16
+    red_layers: int = 1
+    fusion_layers: int = 1
+    decoder_layers: int = 2
+    modes: int = 6
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "expansion", "trajectory_layers", "window", "red_tokens", "modes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RedMotion: {name} should be at least 1, it is {getattr(self, name)}")
+        for name in ("context_layers", "red_layers", "fusion_layers", "decoder_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"RedMotion: {name} should not be negative, it is {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"RedMotion: heads {self.heads} should divide width {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"RedMotion: dropout should be in [0, 1), it is {self.dropout}")
+
+
+@final
+class RedMotion(nn.Module):
+    """K forecasts of a target with their probabilities, from its history, its neighbors and the map."""
+
+    def __init__(self, settings: RedMotionSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width, framing = settings.width, settings.framing
+
+        def blocks(count: int) -> nn.ModuleList:
+            sizes = (width, settings.heads, settings.expansion, settings.dropout)
+            return nn.ModuleList(Block(*sizes) for _ in range(count))
+
+        def learned(*shape: int, scale: float) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape) * scale)
+
+        self.target_input = _mlp(AGENT_FEATURES, width, width)
+        self.other_input = _mlp(AGENT_FEATURES, width, width)
+        self.line_input = _mlp(LINE_FEATURES + 3 * framing.nodes, width, width)
+        self.time = learned(framing.history, width, scale=0.02)
+        self.trajectory = blocks(settings.trajectory_layers)
+        self.context = blocks(settings.context_layers)
+        self.descriptors = learned(settings.red_tokens, width, scale=1.0)
+        self.red = blocks(settings.red_layers)
+        self.fusion_tokens = learned(2, width, scale=1.0)
+        self.road_to_agent, self.agent_to_road = blocks(settings.fusion_layers), blocks(settings.fusion_layers)
+        self.anchors = learned(settings.modes, width, scale=1.0)
+        self.modes = blocks(settings.decoder_layers)
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in ("agent", "context", "red", "all", "modes")})
+        self.points = _mlp(width, 2 * width, 5 * framing.waypoints)
+        self.confidence = _mlp(width, width, 1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Forecast every row.
+
+        Returns ``trajectory`` [batch, modes, waypoints, 2] in meters in the target's frame, ``scale`` [batch, modes,
+        waypoints, 3] = (a, b, c), the lower-triangular scale [[eᵃ, 0], [c, eᵇ]] of a normal distribution around each
+        waypoint, and ``logits`` [batch, modes].
+
+        Raises:
+            ValueError: for a batch of another framing.
+        """
+        self._check(batch)
+        rows, history, present = len(batch), batch.target.valid, road_present(batch)
+        agent = self.target_input(agent_features(batch.target, batch.dt)) + self.time
+        mask = hiding(seeing_themselves(history))
+        for block in self.trajectory:
+            agent = block(agent, mask, valid=history)
+
+        context = self._road(batch, present)
+        red, memory = self.descriptors.expand(rows, -1, -1), self.norms["context"](context)
+        mask = hiding(_after(red.shape[1], present))
+        for block in self.red:
+            red = block(red, mask, memory)
+
+        agent_memory, red_memory = self.norms["agent"](agent), self.norms["red"](red)
+        for_agent, for_road = self.fusion_tokens.expand(rows, -1, -1).split(1, dim=1)
+        mask = hiding(_after(1, history))
+        for road_to_agent, agent_to_road in zip(self.road_to_agent, self.agent_to_road, strict=True):
+            for_agent = road_to_agent(for_agent, None, red_memory)
+            for_road = agent_to_road(for_road, mask, agent_memory)
+
+        everything = torch.cat((for_agent, for_road, red, agent, context), 1)
+        modes, memory = self.anchors.expand(rows, -1, -1), self.norms["all"](everything)
+        mask = hiding(_after(modes.shape[1] + 2 + red.shape[1], torch.cat((history, present), 1)))
+        for block in self.modes:
+            modes = block(modes, mask, memory)
+        return self._forecast(self.norms["modes"](modes), batch.interval)
+
+    def _road(self, batch: Batch, present: Bool[Tensor, "batch m"]) -> Float[Tensor, "batch m width"]:
+        """Lines and other agents' current states, each aware of those at a similar distance from the target."""
+        lines, reach = line_features(batch.line, batch.line_valid, batch.line_kind)
+        others = agent_features(_lately(batch.others), batch.dt)[..., -1, :]
+        context = torch.cat((self.line_input(lines), self.other_input(others)), 1)
+        away = torch.cat((reach, batch.others.position[..., -1, :].norm(dim=-1)), 1).masked_fill(~present, torch.inf)
+        block_of = away.argsort(1).argsort(1) // self.settings.window
+        near = (block_of[:, :, None] - block_of[:, None]).abs() <= 1
+        mask = hiding(near & seeing_themselves(present))
+        for block in self.context:
+            context = block(context, mask, valid=present)
+        return context
+
+    def _forecast(self, modes: Float[Tensor, "batch modes width"], interval: float) -> dict[str, Tensor]:
+        waypoints = self.settings.framing.waypoints
+        points = self.points(modes).unflatten(-1, (waypoints, 5))
+        elapsed = interval * torch.arange(1, waypoints + 1, device=modes.device)[:, None]
+        log_scale = (points[..., 2:4] + (_SPREAD * elapsed).log()).clamp(-1.609, 5)
+        return {
+            "trajectory": points[..., :2] * (_PACE * elapsed),
+            "scale": torch.cat((log_scale, points[..., 4:].clamp(-5, 5)), -1),
+            "logits": self.confidence(modes).squeeze(-1),
+        }
+
+    def _check(self, batch: Batch) -> None:
+        framing = self.settings.framing
+        given = (batch.target.valid.shape[1], batch.line.shape[2], batch.future.shape[1])
+        made_for = (framing.history, framing.nodes, framing.waypoints)
+        if given != made_for:
+            raise ValueError(
+                f"the batch has (history, nodes, waypoints) = {given}, this network was made for {made_for}; "
+                f"frame the scenes with the network's settings.framing"
+            )
+
+
+@final
+class RedMotionFamily(Family):
+    """Where RedMotion's hidden states are.
+
+    ``agent.i``: the target's history, a token per step. ``context.i``: the lines, then the other agents.
+    ``red.i``: the descriptors. ``modes.i``: the forecasts in the making.
+    """
+
+    def sites(self, module: nn.Module) -> list[Site]:
+        """The sites, in the order of the pass."""
+        network = _checked(module)
+        stages = {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
+        return [
+            Site(f"{name}.{i}", f"{stage}.{i}", network.settings.width)
+            for name, stage in stages.items()
+            for i in range(len(cast(nn.ModuleList, network.get_submodule(stage))))
+        ]
+
+    def forward(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The forecasts: ``trajectory``, ``scale`` and ``logits``."""
+        return _checked(module)(batch)
+
+    def mask(self, batch: Batch, site: Site) -> Bool[Tensor, "batch tokens"] | None:
+        """The valid history steps; the lines and agents that are there; None for learned tokens."""
+        match site.name.split(".")[0]:
+            case "agent":
+                return batch.target.valid
+            case "context":
+                return road_present(batch)
+            case _:
+                return None
+
+
+def road_present(batch: Batch) -> Bool[Tensor, "batch lines_and_agents"]:
+    """Which lines and which other agents there are."""
+    return torch.cat((batch.line_valid.any(-1), batch.others.valid[..., -1]), 1)
+
+
+def save(model: RedMotion, folder: Path) -> None:
+    """Write settings (``settings.json``) and weights (``weights.safetensors``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.settings.save(folder / "settings.json")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors"
+    )
+
+
+def load(folder: Path) -> RedMotion:
+    """Read what ``save`` wrote, in evaluation mode.
+
+    Raises:
+        ValueError: if a file is missing or damaged, or the weights do not fit the settings, naming what differs.
+    """
+    model, path = RedMotion(RedMotionSettings.load(folder / "settings.json")), folder / "weights.safetensors"
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no complete safetensors file: {error}") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if differing := [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]:
+        name = differing[0]
+        raise ValueError(
+            f"{path} does not fit {folder / 'settings.json'}: {len(differing)} tensors differ, such as {name!r}, "
+            f"{found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} by the settings"
+        )
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _checked(module: nn.Module) -> RedMotion:
+    if not isinstance(module, RedMotion):
+        raise ValueError(f"RedMotionFamily describes RedMotion, not {type(module).__name__}")
+    return module
+
+
+def _after(count: int, present: Bool[Tensor, "batch m"]) -> Bool[Tensor, "batch _"]:
+    """The mask of so many learned tokens followed by others."""
+    return functional.pad(present, (count, 0), value=True)
+
+
+def _lately(tracks: Tracks) -> Tracks:
+    """The last two steps: enough for the current yaw rate and acceleration."""
+    return dataclasses.replace(
+        tracks,
+        position=tracks.position[..., -2:, :],
+        heading=tracks.heading[..., -2:],
+        velocity=tracks.velocity[..., -2:, :],
+        valid=tracks.valid[..., -2:],
+    )
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

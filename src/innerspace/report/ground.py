@@ -1,0 +1,137 @@
+"""The sections on what everything stands on: the data, the forecaster, the cost, the provenance."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from innerspace.report.blocks import Block, Cell, Facts, Figure, Palette, Panel, Remarks, Section, Table
+from innerspace.report.numerals import estimate, number, phrase, spoken
+from innerspace.report.plots import Chart, Scale
+
+_METRICS = (
+    ("min_ade", "minADE [m]"),
+    ("min_fde", "minFDE [m]"),
+    ("miss_rate", "miss rate"),
+    ("brier_min_fde", "Brier-minFDE [m]"),
+    ("rows", "rows"),
+)
+
+
+def forecaster(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    """How well the forecaster forecasts, beside its trivial baselines, and how it learned."""
+    del palette
+    data = report["forecaster"]
+    head = ("model", "split", *(title for _, title in _METRICS))
+    rows = tuple(
+        (Cell(row["model"]), Cell(row["split"]), *(_metric(row[key]) for key, _ in _METRICS)) for row in data["metrics"]
+    )
+    words = f"{data['name']}, {number(data['parameters'])} parameters, beside its baselines; smaller is better. {note}"
+    blocks: list[Block] = [Table(words, tuple(map(Cell, head)), rows)]
+    if loss := data.get("loss"):
+        names = [name for name in ("train", "held_out") if loss.get(name)]
+        scale = Scale.over([value for name in names for value in loss[name]])
+        chart = Chart(Scale.over(loss["step"]), scale, x_label="optimizer step", y_label="loss")
+        for name in names:
+            # the held-out loss is known at some of the steps only
+            known = [(step, x) for step, x in zip(loss["step"], loss[name], strict=True) if x is not None]
+            steps, values = [step for step, _ in known], [x for _, x in known]
+            chart.line(steps, values, f"loss-{name}")
+            tips = [f"step {number(step)}\n{spoken(name)} {number(x)}" for step, x in known]
+            chart.dots(steps, values, tips, f"small loss-{name}")
+        key = tuple((f"line loss-{name}", spoken(name)) for name in names)
+        panel = Panel("", chart.svg("Training and held-out loss by optimizer step"))
+        blocks.append(Figure("The forecaster's loss while it learned.", (panel,), key=key))
+    return Section("forecaster", "Forecaster", "How good is the network that is looked into?", tuple(blocks))
+
+
+def data(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    """Splits, classes and the rules that make them."""
+    given = report["data"]
+    blocks: list[Block] = [Remarks((given["description"], *([note] if note else [])))]
+    if splits := given.get("splits"):
+        rows = tuple((Cell(row["name"]), Cell(number(row["scenes"])), Cell(number(row["targets"]))) for row in splits)
+        blocks.append(Table("Splits.", (Cell("split"), Cell("scenes"), Cell("targets")), rows))
+    if classes := given.get("classes"):
+        rules = {(row["feature"], row["class"]): row["rule"] for row in given.get("thresholds", ())}
+        rows = tuple(
+            (
+                Cell(feature, hue=palette[feature]),
+                Cell(name),
+                Cell(number(count)),
+                _share(count / max(sum(counts.values()), 1), palette[feature]),
+                Cell(rules.pop((feature, name), "")),
+            )
+            for feature, counts in classes.items()
+            for name, count in counts.items()
+        )
+        rows += tuple(
+            (Cell(feature, hue=palette[feature]), Cell(name), Cell(""), Cell(""), Cell(rule))
+            for (feature, name), rule in rules.items()
+        )
+        head = tuple(map(Cell, ("feature", "class", "targets", "share", "rule")))
+        blocks.append(Table("Classes of every feature, their sizes, and the rule that assigns them.", head, rows))
+    if skipped := given.get("skipped"):
+        blocks.append(Remarks(tuple(f"{row['name']}: {row['reason']}" for row in skipped), "Left out"))
+    return Section("data", "Data", "What the numbers were counted on.", tuple(blocks))
+
+
+def cost(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    """What steering costs at run time."""
+    del palette
+    given = report["cost"]
+    entries = (
+        ("Plain pass", phrase(estimate(given["plain_ms"]), "ms")),
+        ("Steered pass", phrase(estimate(given["steered_ms"]), "ms")),
+        ("Ratio", phrase(estimate(given["ratio"]))),
+        ("One hook", f"{number(given['hook_us'])} µs"),
+        ("Additional memory", f"{number(given['extra_bytes'])} bytes"),
+    )
+    blocks: tuple[Block, ...] = (Facts(entries), *([Remarks((note,))] if note else []))
+    return Section("cost", "Cost", "What does steering cost when the network runs? 95 % intervals.", blocks)
+
+
+def provenance(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    """Where the numbers come from, and every setting of the run."""
+    del palette
+    blocks: list[Block] = [Remarks((note,))] if note else []
+    if given := report.get("provenance"):
+        blocks.append(facts({key: item for key, item in given.items() if key != "kind"}))
+    if job := report.get("job"):
+        blocks.append(facts(job, "Every setting of the job"))
+    lead = "With what, where and when the numbers were made."
+    return Section("provenance", "Provenance", lead, tuple(blocks))
+
+
+def facts(tree: Mapping[str, Any], fold: str = "") -> Facts:
+    """Any JSON object as nested names and values."""
+    return Facts(tuple((spoken(key), _fact(item)) for key, item in tree.items()), fold)
+
+
+def _fact(item: Any) -> str | Facts:
+    match item:
+        case dict() if item:
+            return facts(cast(dict[str, Any], item))
+        case list() if any(isinstance(entry, dict | list) for entry in cast(list[Any], item)):
+            return facts({str(i): entry for i, entry in enumerate(cast(list[Any], item))})
+        case list():
+            return ", ".join(cast(str, _fact(entry)) for entry in cast(list[Any], item)) or "none"
+        case None | dict():
+            return "none"
+        case bool():
+            return "yes" if item else "no"
+        case str():
+            return item
+        case float():
+            return number(item, 6).rstrip("0").rstrip(".")
+        case _:
+            return number(item)
+
+
+def _metric(item: object) -> Cell:
+    value = estimate(item)
+    ends = f"{number(value.low)} to {number(value.high)}" if value.low is not None else ""
+    # counts stay whole
+    return Cell(number(item if isinstance(item, int) else value.mean), ends)
+
+
+def _share(share: float, hue: str) -> Cell:
+    return Cell(f"{100 * share:.0f} %", hue=hue, heat=share)

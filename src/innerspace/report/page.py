@@ -1,0 +1,96 @@
+"""One self-contained page from the numbers of a run: no external address, light and dark, readable on paper."""
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+from innerspace.report.blocks import Palette, Section
+from innerspace.report.calibration import calibration
+from innerspace.report.ground import cost, data, facts, forecaster, provenance
+from innerspace.report.maps import forecasts
+from innerspace.report.numerals import bound, plain
+from innerspace.report.reading import collapse, probes
+from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
+
+_Builder = Callable[[Mapping[str, Any], Palette, str], Section]
+
+_SECTIONS: dict[str, _Builder] = {
+    "scenes": forecasts,
+    "probes": probes,
+    "collapse": collapse,
+    "calibration": calibration,
+    "refinement": refinement,
+    "vectors": vectors,
+    "offtarget": offtarget,
+    "feasibility": feasibility,
+    "dictionaries": dictionaries,
+    "forecaster": forecaster,
+    "data": data,
+    "cost": cost,
+    "provenance": provenance,
+}
+"""The sections in their order, by the key of the report that each of them shows."""
+
+_OPENING = ("title", "question", "headlines", "remarks", "interval", "notes", "job")
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page of a report; the same numbers give the same bytes.
+
+    Each known key becomes a section, a missing one leaves its section out, and what is not known is listed under
+    *Other numbers*. ``notes`` may hold, by key, a sentence that ends the captions of a section: its split, its seeds.
+
+    Raises:
+        ValueError: where a section lacks a field or contradicts itself, naming it; if jinja2 is not installed.
+    """
+    record: dict[str, Any] = plain(report)
+    notes = record.get("notes", {})
+    if strangers := sorted(set(notes) - set(_SECTIONS)):
+        raise ValueError(f"no section {strangers[0]!r} for a note; there are {', '.join(_SECTIONS)}")
+    palette = Palette.of(_features(record))
+    sections = [
+        _build(key, build, record, palette, notes.get(key, ""))
+        for key, build in _SECTIONS.items()
+        if key in record or (key == "provenance" and "job" in record)
+    ]
+    if others := {key: item for key, item in record.items() if key not in _SECTIONS and key not in _OPENING}:
+        lead = "Numbers that have no figure of their own."
+        sections.append(Section("others", "Other numbers", lead, (facts(others),)))
+    return _template().render(
+        report=record, sections=sections, style=_resource("page.css"), script=_resource("page.js")
+    )
+
+
+def _build(key: str, build: _Builder, record: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    try:
+        return build(record, palette, note)
+    except KeyError as error:
+        raise ValueError(f"the report's section {key!r} lacks {error}") from None
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise ValueError("the page needs jinja2: pip install 'innerspace[report]'") from None
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["bound"] = bound
+    return environment.from_string(_resource("page.html.jinja"))
+
+
+def _resource(name: str) -> str:
+    return files("innerspace.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _features(record: Mapping[str, Any]) -> Iterator[str]:
+    """Every name that is drawn in a color of its own, in the order of the page."""
+    yield from record.get("probes", {}).get("features", ())
+    for scene in record.get("scenes", ()):
+        yield from (entry["vector"] for entry in scene.get("steered", ()))
+    for key in ("collapse", "calibration", "refinement", "feasibility"):
+        yield from (row["feature"] for row in record.get(key, ()) if "feature" in row)
+    yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
+    yield from record.get("offtarget", {}).get("steered", ())
+    yield from record.get("data", {}).get("classes", {})
