@@ -169,12 +169,14 @@ class WordsInMotion(Job):
             "job": self.to_json(),
         }
         report |= summary.opening(report, controls["random"], first.get("speed"), remarks)
-        report["provenance"] = Provenance.collect(
+        provenance = Provenance.collect(
             seeds=sorted({0, *range(self.seeds), self.training.seed}),
             data=splits.description,
             started=started,
             seconds=(datetime.now(UTC) - started).total_seconds(),
-        ).to_json()
+        )
+        provenance.save(run.folder / "provenance.json")
+        report["provenance"] = provenance.to_json()
         write(run.folder, report)
         return run.folder / "report.html"
 

@@ -1,5 +1,12 @@
 """Words in motion on embedded simulated traffic: probe, steer and judge a small RedMotion, in minutes, offline."""
 
 from innerspace.jobs.control import WordsInMotion
+from innerspace.motion.forecasters.redmotion import RedMotionSettings
+from innerspace.motion.framing import Framing
+from innerspace.motion.training import Training
 
-job = WordsInMotion()
+job = WordsInMotion(
+    # a simulated scene has at most five other agents and forty lines
+    forecaster=RedMotionSettings(framing=Framing(agents=6, lines=40)),
+    training=Training(steps=2000),
+)
