@@ -1,5 +1,6 @@
 """Small members of every family, with a batch each, for the laws."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings
+from innerspace.motion.framing import Batch, Framing, frame
+from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site
 
@@ -75,6 +79,15 @@ class Case:
     """Sites whose hidden states have one position per token of ``mask``."""
     output: str = "y"
 
+    def with_input_gradient(self) -> tuple[Any, Tensor]:
+        """The batch with an input that asks for its gradient, and that input."""
+        if isinstance(self.batch, Batch):
+            position = self.batch.target.position.clone().requires_grad_(True)
+            target = dataclasses.replace(self.batch.target, position=position)
+            return dataclasses.replace(self.batch, target=target), position
+        x = self.batch["x"].clone().requires_grad_(True)
+        return {**self.batch, "x": x}, x
+
 
 def _tokens(width: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
@@ -96,4 +109,13 @@ def encoder() -> Case:
     return Case(Model(network, EncoderFamily()), _tokens(8), ("layer.0", "layer.1", "ffn.0"))
 
 
-CASES: dict[str, Callable[[], Case]] = {"blocks": blocks, "encoder": encoder}
+def redmotion() -> Case:
+    """A forecaster, with histories of which some steps are missing."""
+    torch.manual_seed(4)
+    framing = Framing(history=6, future=10, stride=2, agents=3, lines=6)
+    network = RedMotion(RedMotionSettings(framing=framing, width=8, context_layers=1, window=4, red_tokens=2, modes=3))
+    batch = frame(simulate(Simulation(scenes=2, seed=3, history=6, future=10, dropout=0.3)).scenes, framing)
+    return Case(Model(network, RedMotionFamily()), batch, ("agent.0", "agent.1", "agent.2"), "trajectory")
+
+
+CASES: dict[str, Callable[[], Case]] = {"blocks": blocks, "encoder": encoder, "redmotion": redmotion}

@@ -45,12 +45,12 @@ def test_values_come_back_from_json(tmp_path: Path) -> None:
     [
         ({"colour": 1}, "unknown field 'colour' of Drawing; it has shapes, main"),
         ({"mode": "dots"}, "Drawing.mode should be one of 'fill', 'line', not 'dots'"),
-        ({"shapes": [{"kind": "Star"}]}, r"shapes\[0\]: unknown kind 'Star'; possible are Box, Circle, Shape"),
-        ({"main": {"kind": "Star"}}, "main: unknown kind 'Star'; possible are Box, Circle"),
-        ({"main": {"kind": "Circle", "radius": "wide"}}, "main.radius should be float, not 'wide'"),
-        ({"main": {"kind": "Box", "corner": [1]}}, "corner should have 2 entries, it has 1"),
+        ({"shapes": [{"class": "Star"}]}, r"shapes\[0\]: unknown class 'Star'; possible are Box, Circle, Shape"),
+        ({"main": {"class": "Star"}}, "main: unknown class 'Star'; possible are Box, Circle"),
+        ({"main": {"class": "Circle", "radius": "wide"}}, "main.radius should be float, not 'wide'"),
+        ({"main": {"class": "Box", "corner": [1]}}, "corner should have 2 entries, it has 1"),
         ({"path": 3}, "path should be Path, not 3"),
-        ({"kind": "Circle"}, "unknown kind 'Circle'; possible are Drawing"),
+        ({"class": "Circle"}, "unknown class 'Circle'; possible are Drawing"),
     ],
 )
 def test_what_is_not_known_is_refused(data: dict, message: str) -> None:

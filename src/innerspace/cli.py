@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from innerspace import recipes as recipe_package
@@ -95,17 +96,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         jobs = recipes()
-        if given[:1] == ["run"] and len(given) > 1 and (Path(given[1]).suffix in (".json", ".py")):
-            jobs = {"saved": read_job(Path(given[1])), **jobs}
-            given = ["run", "saved", *given[2:]]
+        if (place := _file_among(given)) is not None:
+            jobs = {"saved": read_job(Path(given[place])), **jobs}
+            given[place] = "saved"
         _dispatch(tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__), jobs, console)
-    except ValueError as error:
-        errors.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        line = " ".join(str(error).split())
+        errors.print(f"[bold red]error[/] {escape(line)}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on where it stood")
         return 130
     return 0
+
+
+def _file_among(given: Sequence[str]) -> int | None:
+    """Where ``run`` is given a file in place of a recipe's name."""
+    if given[:1] != ["run"]:
+        return None
+    files = (i for i, word in enumerate(given) if Path(word).suffix in (".json", ".py"))
+    return next((i for i in files if not given[i - 1].startswith("--")), None)
 
 
 def recipes() -> dict[str, Job]:
@@ -147,22 +157,22 @@ def _dispatch(command: object, jobs: dict[str, Job], console: Console) -> None:
     match command:
         case Run(job=job, name=name, runs=runs, fresh=fresh):
             folder = runs / (name or _name_of(job, jobs))
-            console.print(f"report: {execute(job, folder, console, fresh=fresh)}", soft_wrap=True)
+            _name_page(execute(job, folder, console, fresh=fresh), console)
         case Demo(runs=runs):
-            page = execute(jobs["words-in-motion"], runs / "demo", console)
-            console.print(f"report: {page}", soft_wrap=True)
+            _name_page(execute(jobs["words-in-motion"], runs / "demo", console), console)
         case Show(run=run):
             show(run, console)
         case Sites(run=run):
             console.print(sites_table(run))
         case Recipes():
             for name, job in jobs.items():
-                console.print(f"[bold]{name}[/]  {(type(job).__doc__ or '').splitlines()[0]}", highlight=False)
+                line = (type(job).__doc__ or "").split("\n")[0]
+                console.print(f"[bold]{name}[/]  {line}", highlight=False, soft_wrap=True)
         case Eval(run=run, data=data):
             console.print(evaluate(run, data))
         case Report(run=run):
-            write(run, read_json(run / "report.json"))
-            console.print(f"report: {run / 'report.html'}", soft_wrap=True)
+            write(run, _read_report(run))
+            _name_page(run / "report.html", console)
         case _:
             raise AssertionError(command)
 
@@ -175,14 +185,25 @@ def _name_of(job: Job, jobs: dict[str, Job]) -> str:
 
 def show(folder: Path, console: Console) -> None:
     """The headlines and remarks of a run's report."""
-    report = cast(dict[str, Any], read_json(folder / "report.json"))
+    report = _read_report(folder)
     table = Table(title=report["title"], show_header=False)
     for line in report["headlines"]:
-        table.add_row(line["label"], f"[bold]{line['value']}[/]", line["note"])
+        table.add_row(line["label"], f"[bold]{escape(line['value'])}[/]", line["note"])
     console.print(table)
     for remark in report["remarks"]:
-        console.print(f"• {remark}", highlight=False)
-    console.print(f"page: {folder / 'report.html'}", soft_wrap=True)
+        console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
+    _name_page(folder / "report.html", console)
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    report = cast(dict[str, Any], read_json(folder / "report.json"))
+    if missing := [key for key in ("title", "headlines", "remarks") if key not in report]:
+        raise ValueError(f"{folder / 'report.json'} is no report of a complete run: it has no {missing[0]!r}")
+    return report
+
+
+def _name_page(page: Path, console: Console) -> None:
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def sites_table(folder: Path) -> Table:

@@ -24,16 +24,16 @@ class Value:
     """A frozen dataclass that can be written as JSON and read back; compare values with ``==``."""
 
     def to_json(self) -> dict[str, Json]:
-        """The value as JSON, each nested value tagged with its class name under ``kind``."""
+        """The value as JSON, each nested value tagged with its class name under ``class``."""
         fields = {field.name: _encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"kind": type(self).__name__, **fields}
+        return {"class": type(self).__name__, **fields}
 
     @classmethod
     def from_json(cls: type[V], data: Mapping[str, Json]) -> V:
         """The inverse of ``to_json``.
 
         Raises:
-            ValueError: for an unknown kind or field, naming what is possible.
+            ValueError: for an unknown class or field, naming what is possible.
         """
         return cast(V, _decode_value(cls, data, where=cls.__name__))
 
@@ -92,15 +92,15 @@ def _decode_value(cls: type[Value], data: object, where: str) -> Value:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} should be an object, not {data!r}")
     choices = _concrete(cls)
-    kind = data.get("kind", cls.__name__)
-    if kind not in choices:
-        raise ValueError(f"{where}: unknown kind {kind!r}; possible are {', '.join(sorted(choices))}")
-    chosen = choices[kind]
+    name = data.get("class", cls.__name__)
+    if name not in choices:
+        raise ValueError(f"{where}: unknown class {name!r}; possible are {', '.join(sorted(choices))}")
+    chosen = choices[name]
     hints = typing.get_type_hints(chosen)
     names = [field.name for field in dataclasses.fields(chosen)]
-    given = {key: entry for key, entry in data.items() if key != "kind"}
+    given = {key: entry for key, entry in data.items() if key != "class"}
     if unknown := sorted(set(given) - set(names)):
-        raise ValueError(f"{where}: unknown field {unknown[0]!r} of {kind}; it has {', '.join(names)}")
+        raise ValueError(f"{where}: unknown field {unknown[0]!r} of {name}; it has {', '.join(names)}")
     fields = {key: _decode(hints[key], entry, f"{where}.{key}") for key, entry in given.items()}
     try:
         return chosen(**fields)
@@ -144,10 +144,10 @@ def _decode_union(options: tuple[Any, ...], data: object, where: str) -> object:
     values = [option for option in options if isinstance(option, type) and issubclass(option, Value)]
     if isinstance(data, Mapping) and values:
         choices = {name: cls for option in values for name, cls in _concrete(option).items()}
-        kind = data.get("kind")
-        if kind not in choices:
-            raise ValueError(f"{where}: unknown kind {kind!r}; possible are {', '.join(sorted(choices))}")
-        return _decode_value(choices[str(kind)], data, where)
+        name = data.get("class")
+        if name not in choices:
+            raise ValueError(f"{where}: unknown class {name!r}; possible are {', '.join(sorted(choices))}")
+        return _decode_value(choices[str(name)], data, where)
     for option in options:
         try:
             return _decode(option, data, where)

@@ -125,11 +125,12 @@ def test_gradients_reach_the_vector_and_the_temperature(case: Case) -> None:
 
 
 def test_gradients_reach_the_input(case: Case) -> None:
-    batch = {**case.batch, "x": case.batch["x"].clone().requires_grad_(True)}
+    batch, entered = case.with_input_gradient()
     case.model.run(batch, {case.sites[0]: Steer(torch.ones(width(case, case.sites[0])), 1.0)}).output[
         case.output
     ].square().sum().backward()
-    assert batch["x"].grad.abs().sum() > 0
+    assert entered.grad is not None
+    assert entered.grad.abs().sum() > 0
 
 
 @torch.no_grad()

@@ -67,7 +67,8 @@ def mock_report(scenes: int = 2) -> Report:
             "steered_ms": around(4.87, 0.05),
             "ratio": around(1.013, 0.006),
             "hook_us": 21.4,
-            "extra_bytes": 512,
+            "plain_bytes": 48_000_000,
+            "extra_bytes": 512_000,
         },
         "provenance": {
             "kind": "Provenance",

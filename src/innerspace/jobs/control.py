@@ -25,6 +25,7 @@ from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.pictures import pictures
 from innerspace.jobs.reading import collapse_section, measure_collapse, probe_section, readable
 from innerspace.jobs.steering import (
+    MEASURES,
     Bench,
     Judged,
     Steering,
@@ -164,7 +165,6 @@ class WordsInMotion(Job):
                 model,
                 parts.test[slice(0, 256)],
                 {self.site: At(Where("valid"), Steer(vectors[0].along, 1.0))},
-                extra_bytes=4 * vectors[0].direction.width,
             ).to_json(),
             "job": self.to_json(),
         }
@@ -214,7 +214,7 @@ class WordsInMotion(Job):
         pilot = Bench(model, self.site, chunks(parts.fit[slice(0, 150)]), parts.fit_groups[:150], self.steering)
         taus = dict[str, Tensor]()
         judged, controls = list[Judged](), dict[str, list[Judged]]({"negated": [], "random": []})
-        for fitted in run.track(vectors, "steering"):
+        for fitted in run.track([item for item in vectors if self.worth_judging(item)], "steering"):
             name = fitted.feature.name
             if name not in taus:
                 taus[name] = bench.temperatures(fitted, pilot)
@@ -225,6 +225,12 @@ class WordsInMotion(Job):
                     controls["random"].append(bench.judge(fitted, noise, taus[name], "random"))
             judged.append(bench.judge(fitted, fitted.along, taus[name]))
         return judged, controls
+
+    def worth_judging(self, fitted: Fitted) -> bool:
+        """All dictionaries are compared on speed, the first of them on the others; an agent's type has no measure."""
+        if fitted.feature.name not in MEASURES:
+            return fitted.method == PLAIN and fitted.seed == 0
+        return fitted.feature.name == "speed" or fitted.method not in self.dictionaries.kinds[1:]
 
     def data_section(self, parts: Parts) -> dict[str, Any]:
         """Splits, classes and thresholds."""

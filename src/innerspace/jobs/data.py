@@ -1,5 +1,6 @@
 """Which scenes a job sees, and how they are split so that nothing is judged on what it was fitted to."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -33,8 +34,9 @@ class Data(Value):
     """Simulated scenes, or Argoverse 2 files below ``path``.
 
     Simulated scenes are split at random by scene (they are independent of each other): ``test`` and ``fit`` are shares
-    of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), and
-    forecasting scenarios are only ever judged. ``confounded`` scenes have speeds that depend on the agent's type.
+    of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), the
+    last of the others validates, and forecasting scenarios are only ever judged. A window starts every ``stride``
+    steps. ``confounded`` scenes have speeds that depend on the agent's type.
     """
 
     kind: Literal["simulated", "av2"] = "simulated"
@@ -57,6 +59,10 @@ class Data(Value):
             raise ValueError("data.kind av2 needs data.path, a folder with Argoverse 2 scenarios or sensor logs")
         if self.kind == "simulated" and self.path is not None:
             raise ValueError(f"data.path {self.path} is given, but data.kind is simulated; did you mean av2?")
+        if self.kind == "simulated" and self.held_out is not None:
+            raise ValueError(f"data.held_out {self.held_out!r} names a log, but data.kind is simulated")
+        if self.kind == "av2" and self.confounded:
+            raise ValueError("data.confounded is a setting of simulated scenes, but data.kind is av2")
         if self.path is not None and not self.path.is_dir():
             raise ValueError(f"data.path: no folder at {self.path}")
         if not (0 < self.fit and 0 < self.test and self.fit + self.test < 0.9):
@@ -83,9 +89,8 @@ class Data(Value):
         scenes = simulate(settings).scenes
         test, fit = int(self.test * len(scenes)), int(self.fit * len(scenes))
         if min(test, fit) < 10:
-            raise ValueError(
-                f"{self.scenes} scenes are too few to split; at least {int(10 / min(self.test, self.fit)) + 1}"
-            )
+            least = math.ceil(10 / min(self.test, self.fit))
+            raise ValueError(f"{self.scenes} scenes are too few to split; at least {least} are needed")
         kind = "speed depends on type" if self.confounded else "speed independent of type"
         return Splits(
             train=scenes[test + fit :],
@@ -105,33 +110,39 @@ class Data(Value):
                 + "".join(f"; {skip.name}: {skip.reason}" for skip in loaded.skipped[:3])
             )
         matching = [log for log in logs if self.held_out is None or log.startswith(self.held_out)]
-        if not matching:
-            raise ValueError(f"no log begins with {self.held_out!r}; there are {', '.join(logs)}")
+        if not matching or (self.held_out is not None and len(matching) > 1):
+            count = "more than one" if matching else "no"
+            raise ValueError(f"{count} log begins with {self.held_out!r}; there are {', '.join(logs)}")
         held_out = matching[-1]
-        train, validate, fit, test = list[Scene](), list[Scene](), list[Scene](), list[Scene]()
-        for log in logs:
-            windows = [scene for scene in loaded.scenes if scene.group == log]
-            if log == held_out:
-                test += windows
-                continue
-            fit += windows
-            # windows that overlap the validated last fifth of a log are in neither part
-            last = int(0.8 * len(windows))
-            gap = -(-(framing.history + framing.future) // self.stride)
-            train += windows[: max(1, last - gap)]
-            validate += windows[last:]
-        test += [scene for scene in loaded.scenes if _is_scenario(scene)]
+        windows = {log: [scene for scene in loaded.scenes if scene.group == log] for log in logs}
+        *teaching, last = [log for log in logs if log != held_out]
+        if teaching:
+            train, validate = [scene for log in teaching for scene in windows[log]], windows[last]
+        else:
+            train, validate = self._cut(last, windows[last], framing)
+        scenarios = [scene for scene in loaded.scenes if _is_scenario(scene)]
         return Splits(
-            train,
-            validate,
-            fit,
-            test,
+            train=train,
+            validate=validate,
+            fit=[scene for log in (*teaching, last) for scene in windows[log]],
+            test=[*windows[held_out], *scenarios],
             description=(
-                f"Argoverse 2, split by log: windows of {len(logs) - 1} sensor logs to train and fit, "
-                f"log {held_out[:8]} and {sum(map(_is_scenario, test))} forecasting scenario(s) to judge"
+                f"Argoverse 2, split by log: windows of {len(logs) - 1} sensor log(s) to train and fit, "
+                f"log {held_out[:8]} and {len(scenarios)} forecasting scenario(s) to judge"
             ),
             skipped=loaded.skipped,
         )
+
+    def _cut(self, log: str, windows: list[Scene], framing: Framing) -> tuple[list[Scene], list[Scene]]:
+        """A single log's first windows to train and its last fifth to validate; those that overlap both in neither."""
+        last = int(0.8 * len(windows))
+        gap = math.ceil((framing.history + framing.future) / self.stride) - 1
+        if last <= gap:
+            raise ValueError(
+                f"log {log} is too short to train and to validate on: it has {len(windows)} windows, of which any "
+                f"{gap + 1} in a row overlap; a third log is needed, or shorter windows"
+            )
+        return windows[: last - gap], windows[last:]
 
 
 def _is_scenario(scene: Scene) -> bool:

@@ -40,13 +40,15 @@ def evaluate(folder: Path, data: Data) -> Table:
     settings = Steering()
     part = test[slice(0, settings.samples)]
     bench = Bench(model, origin.site, chunks(part), part.scene, settings)
+    half = settings.points // 2
+    tau = torch.arange(-half, half + 1) * (0.5 / half)
     features = {feature.name: feature for feature in Vocabulary().features}
     for i, found in enumerate(directions.origins):
         if found.feature not in MEASURES or found.method != "mean_difference":
             continue
         one = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
         fitted = Fitted(one, features[found.feature], found.method, 0)
-        curve = bench.judge(fitted, fitted.along, torch.linspace(-0.5, 0.5, settings.points)).curve
+        curve = bench.judge(fitted, fitted.along, tau).curve
         assert curve is not None
         unit = MEASURES[found.feature].unit
         table.add_row(f"{found.feature} vector", "Pearson", f"{curve.pearson.mean:.3f}")

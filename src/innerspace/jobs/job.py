@@ -29,7 +29,7 @@ class Run:
 
     def say(self, what: str) -> None:
         """One line about where the run stands."""
-        self.console.print(what, highlight=False)
+        self.console.print(what, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,17 @@ def execute(job: Job, folder: Path, console: Console, *, fresh: bool = False) ->
 
 
 def refuse_other(job: Job, folder: Path) -> None:
-    """Keep a run from writing into the folder of another.
+    """Keep a run from writing into the folder of another, unless that ended before it left anything but its settings.
 
     Raises:
         ValueError: naming the first setting that differs.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another name")
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
+    if not held - {"job.json"}:
         return
-    if not (folder / "job.json").is_file():
+    if "job.json" not in held:
         raise ValueError(f"{folder} is not empty and holds no run; choose another name")
     written = read_json(folder / "job.json")
     if written != job.to_json():

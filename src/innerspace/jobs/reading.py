@@ -13,11 +13,12 @@ from innerspace.motion.words import UNDEFINED, Labels
 
 
 def readable(
-    labels: Labels, groups: Int[Tensor, "n"], least: int = 10
+    labels: Labels, groups: Int[Tensor, "n"], least: int = 10, spread: int = 2
 ) -> tuple[dict[str, Int[Tensor, "n"]], dict[str, tuple[str, ...]], list[str]]:
-    """Labels to probe for: classes with ``least`` members in at least two groups, counted anew.
+    """Labels to probe for: classes with ``least`` members, in at least ``spread`` groups, counted anew.
 
-    Gives the labels, the names of the classes that are kept, and a sentence for everything that is left out.
+    Probes need a class in as many groups as the groups are split into parts. Gives the labels, the names of the classes
+    that are kept, and a sentence for everything that is left out.
     """
     kept, names, left_out = dict[str, Tensor](), dict[str, tuple[str, ...]](), list[str]()
     for feature in labels.vocabulary.features:
@@ -25,13 +26,17 @@ def readable(
         new, classes = torch.full_like(ids, UNDEFINED), list[str]()
         for i, name in enumerate(feature.classes):
             here = ids == i
-            if here.sum() >= least and len(groups[here].unique()) >= 2:
+            members, places = int(here.sum()), len(groups[here].unique())
+            if members >= least and places >= spread:
                 new[here] = len(classes)
                 classes.append(name)
             else:
-                left_out.append(f"{feature.name} {name!r} is not probed for: it has {int(here.sum())} members here")
+                left_out.append(
+                    f"{feature.name} {name!r} is not probed for: {members} members in {places} scenes (or logs), "
+                    f"{least} in {spread} are needed"
+                )
         if len(classes) < 2:
-            left_out.append(f"{feature.name} is not probed for: fewer than two of its words have members")
+            left_out.append(f"{feature.name} is not probed for: fewer than two of its words are left")
             continue
         kept[feature.name], names[feature.name] = new, tuple(classes)
     return kept, names, left_out

@@ -44,13 +44,13 @@ class Steering(Value):
     ``moving`` m/s or more, linearity within ± ``window`` percent. ``randoms`` random directions are the control.
     """
 
-    points: int = 13
+    points: int = 11
     reach: float = 60.0
     gaps: float = 1.0
     moving: float = 1.0
     window: float = 55.0
     randoms: int = 8
-    samples: int = 400
+    samples: int = 250
 
     def __post_init__(self) -> None:
         if self.points < 5 or self.points % 2 == 0:
@@ -238,9 +238,9 @@ def _linearity(curve: Curve, measure: str) -> float:
 
 def _verdict(gain: Estimate) -> str:
     if gain.low is None or gain.high is None:
-        return f"one seed only: {gain.mean:+.4f}"
+        return f"one seed only: {gain.mean:+.1g}"
     if gain.low > 0:
-        return f"helps ({gain.mean:+.4f})"
+        return f"helps ({gain.mean:+.1g})"
     if gain.high < 0:
-        return f"harms ({gain.mean:+.4f})"
-    return f"no clear difference ({gain.mean:+.4f})"
+        return f"harms ({gain.mean:+.1g})"
+    return f"no clear difference ({gain.mean:+.1g})"

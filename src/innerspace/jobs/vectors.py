@@ -42,7 +42,7 @@ class Dictionaries(Value):
     l1: float = 0.004
     l0: float = 0.001
     batch: int = 512
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1500, log_every=500))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, log_every=500))
 
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.kinds if kind not in get_args(Kind)]:

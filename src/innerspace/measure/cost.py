@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from innerspace.interventions import Steer
 from innerspace.measure.estimate import Estimate, from_copies
@@ -17,18 +18,19 @@ from innerspace.value import Value
 class Cost(Value):
     """Milliseconds per pass (median, interval by bootstrap), their ratio, and microseconds to attach and detach hooks.
 
-    ``extra_bytes`` is what the intervention holds in memory beyond the network, for one direction its numbers.
+    ``plain_bytes`` is what a plain pass allocates on its way, ``extra_bytes`` what an intervened one allocates beyond.
     """
 
     plain_ms: Estimate
     steered_ms: Estimate
     ratio: Estimate
     hook_us: float
+    plain_bytes: int
     extra_bytes: int
 
 
 @torch.no_grad()
-def cost(model: Model, batch: Any, interventions: Interventions, *, extra_bytes: int, rounds: int = 30) -> Cost:
+def cost(model: Model, batch: Any, interventions: Interventions, rounds: int = 30) -> Cost:
     """Time plain and intervened passes in turn, so that a change of the machine's speed falls on both.
 
     The ratio is the median over the pairs of neighboring passes.
@@ -49,7 +51,15 @@ def cost(model: Model, batch: Any, interventions: Interventions, *, extra_bytes:
     def median(values: torch.Tensor) -> Estimate:
         return from_copies(float(values.median()), values[draws].median(1).values)
 
-    return Cost(median(pairs[:, 0]), median(pairs[:, 1]), median(ratios), hook_microseconds(model), extra_bytes)
+    memory = _allocated(plain)
+    return Cost(
+        plain_ms=median(pairs[:, 0]),
+        steered_ms=median(pairs[:, 1]),
+        ratio=median(ratios),
+        hook_us=hook_microseconds(model),
+        plain_bytes=memory,
+        extra_bytes=_allocated(steered) - memory,
+    )
 
 
 @torch.no_grad()
@@ -67,6 +77,15 @@ def hook_microseconds(model: Model, rounds: int = 200) -> float:
             # nothing ran inside, so the site rightly counts as unvisited
             times.append(time.perf_counter() - start)
     return float(torch.tensor(times).median()) * 1e6
+
+
+def _allocated(call: Callable[[], None]) -> int:
+    """The bytes that all operators of a call allocate, whether or not they are freed before its end."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
+    with profile(activities=activities, profile_memory=True) as trace:
+        call()
+    events = trace.key_averages()
+    return sum(max(event.self_cpu_memory_usage, 0) + max(event.self_device_memory_usage, 0) for event in events)
 
 
 def _seconds(call: Callable[[], None]) -> float:

@@ -241,7 +241,7 @@ class _Run:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             lines = [
-                json.dumps({key: entry for key, entry in p.to_json().items() if key != "kind"}) for p in self.curve
+                json.dumps({key: entry for key, entry in p.to_json().items() if key != "class"}) for p in self.curve
             ]
             (self.folder / "log.jsonl").write_text("\n".join(lines) + "\n")
         return point

@@ -40,13 +40,15 @@ class Model:
     """A network, never changed between calls: weights, flags, keys and hooks are after a pass as they were before.
 
     A pass runs in evaluation mode and gives no gradient to the network's parameters; gradients reach the
-    interventions and the input. ``sites`` maps names to places; module paths are accepted as names too.
+    interventions and the input. ``sites`` maps names to places; module paths are accepted as names too. Modules that
+    are added to the network later belong to another model: make a new one.
     """
 
     def __init__(self, module: nn.Module, family: Family) -> None:
         self.module = module
         self.family = family
         self.sites: dict[str, Site] = {site.name: site for site in family.sites(module)}
+        self._parts = tuple(module.modules())
         self._by_module = {site.module: site for site in self.sites.values() if site.io == "output"}
 
     def __repr__(self) -> str:
@@ -118,7 +120,7 @@ class Model:
 
             return Visit(site, batch, trace, valid)
 
-        with _frozen(self.module), attached(self.module, plan, visit, stop=stop, repeat=repeat):
+        with _frozen(self.module, self._parts), attached(self.module, plan, visit, stop=stop, repeat=repeat):
             yield
 
     def fingerprint(self) -> str:
@@ -131,9 +133,9 @@ class Model:
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Generator[None]:
+def _frozen(module: nn.Module, parts: Sequence[nn.Module]) -> Generator[None]:
     """Evaluation mode and no gradient for the parameters; what was there before comes back at the end."""
-    training = [part for part in module.modules() if part.training]
+    training = [part for part in parts if part.training]
     wanted = [p for p in module.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
     for part in training:
         part.training = False

@@ -6,7 +6,7 @@ from innerspace.motion.framing import Framing
 from innerspace.motion.training import Training
 
 job = WordsInMotion(
-    # a simulated scene has at most five other agents and forty lines
-    forecaster=RedMotionSettings(framing=Framing(agents=6, lines=40)),
-    training=Training(steps=2000),
+    # the published width; a simulated scene has at most five other agents
+    forecaster=RedMotionSettings(width=128, framing=Framing(agents=6, lines=24)),
+    training=Training(steps=1100),
 )

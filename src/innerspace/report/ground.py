@@ -83,7 +83,8 @@ def cost(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
         ("Steered pass", phrase(estimate(given["steered_ms"]), "ms")),
         ("Ratio", phrase(estimate(given["ratio"]))),
         ("One hook", f"{number(given['hook_us'])} µs"),
-        ("Additional memory", f"{number(given['extra_bytes'])} bytes"),
+        ("Memory allocated in a plain pass", f"{number(given['plain_bytes'] / 1e6)} MB"),
+        ("Additional memory", f"{number(given['extra_bytes'] / 1e6)} MB"),
     )
     blocks: tuple[Block, ...] = (Facts(entries), *([Remarks((note,))] if note else []))
     return Section("cost", "Cost", "What does steering cost when the network runs? 95 % intervals.", blocks)
@@ -94,7 +95,7 @@ def provenance(report: Mapping[str, Any], palette: Palette, note: str) -> Sectio
     del palette
     blocks: list[Block] = [Remarks((note,))] if note else []
     if given := report.get("provenance"):
-        blocks.append(facts({key: item for key, item in given.items() if key != "kind"}))
+        blocks.append(facts({key: item for key, item in given.items() if key != "class"}))
     if job := report.get("job"):
         blocks.append(facts(job, "Every setting of the job"))
     lead = "With what, where and when the numbers were made."

@@ -32,7 +32,7 @@ def estimate(item: object) -> Estimate:
             return Estimate(None)
         case int() | float():
             return Estimate(_finite(item))
-        case {"mean": mean, **ends} if not set(ends) - {"low", "high", "kind"}:
+        case {"mean": mean, **ends} if not set(ends) - {"low", "high", "class"}:
             return Estimate(_finite(mean), _finite(ends.get("low")), _finite(ends.get("high")))
         case _:
             raise ValueError(f"an estimate is a number or {{mean, low, high}}, not {item!r}")

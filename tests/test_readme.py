@@ -1,0 +1,166 @@
+"""What the README and the page of errors promise: the examples run, and every message can be met."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from families import CASES, EncoderFamily
+from innerspace.interventions import At, Read, Steer
+from innerspace.jobs.data import Data
+from innerspace.jobs.job import Job, Run, execute
+from innerspace.motion import argoverse
+from innerspace.motion.argoverse import Windows
+from innerspace.motion.framing import Framing
+from innerspace.network.model import Model
+from innerspace.network.site import Site, Where
+from innerspace.recipes.words_in_motion import job
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run_example(number: int) -> dict[str, Any]:
+    names = dict[str, Any]()
+    exec(compile(EXAMPLES[number], f"README.md, example {number}", "exec"), names)
+    return names
+
+
+def test_any_network_can_be_read_and_steered() -> None:
+    found = run_example(0)
+    clean, steered = found["clean"], found["steered"]
+    assert clean.hidden["hidden"].shape == (8, 5, 16)
+    change = steered.hidden["hidden"] - clean.hidden["hidden"]
+    assert torch.equal(change[:, :-1], torch.zeros(8, 4, 16))
+    torch.testing.assert_close(change[:, -1], torch.full((8, 16), 0.5))
+    moved = (steered.output["y"] != clean.output["y"]).any(-1)
+    assert moved.tolist() == [[False] * 4 + [True]] * 8
+
+
+def test_a_forecaster_is_read_in_words_and_steered() -> None:
+    found = run_example(1)
+    assert found["rows"].shape == (len(found["fit"]), 64)
+    origin = found["speed"].origins[0]
+    assert (origin.negative, origin.positive, origin.method) == ("low", "high", "mean_difference")
+    assert found["before"].shape == (len(found["test"]),)
+    assert (found["before"] != found["after"]).double().mean() > 0.9
+
+
+def test_there_is_no_other_example() -> None:
+    assert len(EXAMPLES) == 2
+
+
+def test_the_flags_of_the_readme_exist() -> None:
+    flags = set(re.findall(r"--data\.([\w-]+)", (ROOT / "README.md").read_text()))
+    assert flags <= {name.replace("_", "-") for name in Data.__dataclass_fields__}
+
+
+def test_the_settings_of_a_run_can_be_read_again(tmp_path: Path) -> None:
+    job.save(tmp_path / "job.json")
+    assert Job.load(tmp_path / "job.json") == job
+
+
+class Inside(EncoderFamily):
+    def sites(self, module: torch.nn.Module) -> list[Site]:
+        # attention uses the weights of out_proj without calling it
+        return [Site("out", "layers.0.self_attn.out_proj", 8)]
+
+
+@dataclass(frozen=True)
+class Nothing(Job):
+    scenes: int = 1
+
+    def check(self) -> None:
+        pass
+
+    def run(self, run: Run) -> Path:
+        return run.folder
+
+
+def never_came_up(folder: Path) -> None:
+    case = CASES["encoder"]()
+    Model(case.model.module, Inside()).run(case.batch, {"out": Read()})
+
+
+def came_up_twice(folder: Path) -> None:
+    class Twice(EncoderFamily):
+        def forward(self, module: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+            return {"y": module(module(batch["x"]))}
+
+    case = CASES["encoder"]()
+    Model(case.model.module, Twice()).run(case.batch, {"layer.0": Read()})
+
+
+def no_such_site(folder: Path) -> None:
+    CASES["blocks"]().model.site("frist")
+
+
+def another_width(folder: Path) -> None:
+    case = CASES["blocks"]()
+    case.model.run(case.batch, {"first": Steer(torch.ones(9), 1.0)})
+
+
+def padding_unknown(folder: Path) -> None:
+    case = CASES["blocks"]()
+    with case.model.under({"first": At(Where("valid"), Steer(torch.ones(8), 1.0))}):
+        case.model.module(case.batch["x"])
+
+
+def other_settings(folder: Path) -> None:
+    for scenes in (1, 2):
+        execute(Nothing(scenes), folder / "run", Console())
+
+
+def no_run(folder: Path) -> None:
+    (folder / "notes.txt").touch()
+    execute(Nothing(), folder, Console())
+
+
+def one_log(folder: Path) -> None:
+    (folder / "annotations.feather").touch()
+    Data("av2", folder).read(Framing())
+
+
+def no_extra(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argoverse, "find_spec", lambda _: None)
+        argoverse.read(folder, Windows())
+
+
+def skipped(folder: Path) -> None:
+    pytest.importorskip("pyarrow", reason="reading needs the extra 'motion'")
+    (folder / "scenario_1.parquet").touch()
+    loaded = argoverse.read(folder, Windows())
+    assert not loaded.scenes
+    (skip,) = loaded.skipped
+    raise ValueError(f"skipped {skip.name}: {skip.reason}")
+
+
+MESSAGES: dict[str, Callable[[Path], None]] = {
+    "never came up in the pass": never_came_up,
+    "came up more than once in one pass": came_up_twice,
+    "no site is called": no_such_site,
+    "the direction has width": another_width,
+    "depends on the batch: give it": padding_unknown,
+    "holds a run with other settings": other_settings,
+    "holds no run": no_run,
+    "skipped": skipped,
+    "at least two usable sensor logs are needed": one_log,
+    "pip install 'innerspace[": no_extra,
+}
+
+
+def test_every_message_has_its_entry() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == list(MESSAGES)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_can_be_met(message: str, tmp_path: Path) -> None:
+    with torch.no_grad(), pytest.raises((RuntimeError, ValueError), match=re.escape(message)):
+        MESSAGES[message](tmp_path)
