@@ -99,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (place := _file_among(given)) is not None:
             jobs = {"saved": read_job(Path(given[place])), **jobs}
             given[place] = "saved"
-        _dispatch(tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__), jobs, console)
+        # a run's own flags may stand before or behind the recipe's name
+        marks = (tyro.conf.CascadeSubcommandArgs,)
+        command = tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__, config=marks)
+        _dispatch(command, jobs, console)
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
         errors.print(f"[bold red]error[/] {escape(line)}", highlight=False, soft_wrap=True)

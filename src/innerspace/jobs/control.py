@@ -96,6 +96,8 @@ class WordsInMotion(Job):
         parts = Parts.of(splits, self.forecaster.framing, self.vocabulary)
         remarks = list[str]()
         run.say(f"  {splits.description}")
+        unit = "scene" if self.data.kind == "simulated" else "log"
+        remarks += summary.few_groups(len(parts.both_groups.unique()), unit)
 
         run.say("[bold]2[/] the forecaster")
         trained = self.train_forecaster(parts, run)
@@ -166,6 +168,9 @@ class WordsInMotion(Job):
                 parts.test[slice(0, 256)],
                 {self.site: At(Where("valid"), Steer(vectors[0].along, 1.0))},
             ).to_json(),
+            "notes": summary.captions(
+                splits, min(self.steering.samples, len(parts.test)), self.seeds, self.probing.seeds, unit
+            ),
             "job": self.to_json(),
         }
         report |= summary.opening(report, controls["random"], first.get("speed"), remarks)
@@ -219,10 +224,11 @@ class WordsInMotion(Job):
             if name not in taus:
                 taus[name] = bench.temperatures(fitted, pilot)
                 generator = torch.Generator().manual_seed(0)
+                sparse = taus[name][[0, len(taus[name]) // 4, len(taus[name]) // 2, -1 - len(taus[name]) // 4, -1]]
                 controls["negated"].append(bench.judge(fitted, -fitted.along, taus[name], "negated"))
                 for _ in range(self.steering.randoms if name == "speed" else 0):
                     noise = fitted.direction.random_like(generator).directions[0]
-                    controls["random"].append(bench.judge(fitted, noise, taus[name], "random"))
+                    controls["random"].append(bench.judge(fitted, noise, sparse, "random"))
             judged.append(bench.judge(fitted, fitted.along, taus[name]))
         return judged, controls
 

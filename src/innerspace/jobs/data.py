@@ -1,7 +1,8 @@
 """Which scenes a job sees, and how they are split so that nothing is judged on what it was fitted to."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,9 +35,9 @@ class Data(Value):
     """Simulated scenes, or Argoverse 2 files below ``path``.
 
     Simulated scenes are split at random by scene (they are independent of each other): ``test`` and ``fit`` are shares
-    of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), the
-    last of the others validates, and forecasting scenarios are only ever judged. A window starts every ``stride``
-    steps. ``confounded`` scenes have speeds that depend on the agent's type.
+    of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), every
+    sixth track of the others is kept from training to pick the best weights, and forecasting scenarios are only ever
+    judged. A window starts every ``stride`` steps. ``confounded`` scenes have speeds that depend on the agent's type.
     """
 
     kind: Literal["simulated", "av2"] = "simulated"
@@ -114,18 +115,14 @@ class Data(Value):
             count = "more than one" if matching else "no"
             raise ValueError(f"{count} log begins with {self.held_out!r}; there are {', '.join(logs)}")
         held_out = matching[-1]
-        windows = {log: [scene for scene in loaded.scenes if scene.group == log] for log in logs}
-        *teaching, last = [log for log in logs if log != held_out]
-        if teaching:
-            train, validate = [scene for log in teaching for scene in windows[log]], windows[last]
-        else:
-            train, validate = self._cut(last, windows[last], framing)
+        fit = [scene for scene in loaded.scenes if not _is_scenario(scene) and scene.group != held_out]
+        judged = [scene for scene in loaded.scenes if scene.group == held_out]
         scenarios = [scene for scene in loaded.scenes if _is_scenario(scene)]
         return Splits(
-            train=train,
-            validate=validate,
-            fit=[scene for log in (*teaching, last) for scene in windows[log]],
-            test=[*windows[held_out], *scenarios],
+            train=_of_tracks(fit, lambda track: track % 6 != 0),
+            validate=_of_tracks(fit, lambda track: track % 6 == 0),
+            fit=fit,
+            test=[*judged, *scenarios],
             description=(
                 f"Argoverse 2, split by log: windows of {len(logs) - 1} sensor log(s) to train and fit, "
                 f"log {held_out[:8]} and {len(scenarios)} forecasting scenario(s) to judge"
@@ -133,16 +130,10 @@ class Data(Value):
             skipped=loaded.skipped,
         )
 
-    def _cut(self, log: str, windows: list[Scene], framing: Framing) -> tuple[list[Scene], list[Scene]]:
-        """A single log's first windows to train and its last fifth to validate; those that overlap both in neither."""
-        last = int(0.8 * len(windows))
-        gap = math.ceil((framing.history + framing.future) / self.stride) - 1
-        if last <= gap:
-            raise ValueError(
-                f"log {log} is too short to train and to validate on: it has {len(windows)} windows, of which any "
-                f"{gap + 1} in a row overlap; a third log is needed, or shorter windows"
-            )
-        return windows[: last - gap], windows[last:]
+
+def _of_tracks(scenes: list[Scene], wanted: Callable[[int], bool]) -> list[Scene]:
+    """The scenes with only some of their tracks as targets; windows of one log number its tracks alike."""
+    return [replace(scene, target=scene.target[[wanted(int(track)) for track in scene.target]]) for scene in scenes]
 
 
 def _is_scenario(scene: Scene) -> bool:

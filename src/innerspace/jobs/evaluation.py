@@ -35,8 +35,8 @@ def evaluate(folder: Path, data: Data) -> Table:
     test = frame(splits.test, network.settings.framing)
     table = Table("what", "measure", "value", title=f"{folder.name} on {splits.description}")
     for name, scores in judge_forecasts(model, test).items():
-        table.add_row(name, "minADE [m]", f"{scores.min_ade:.2f}")
-        table.add_row(name, "minFDE [m]", f"{scores.min_fde:.2f}")
+        table.add_row(name, "minADE, m", f"{scores.min_ade:.2f}")
+        table.add_row(name, "minFDE, m", f"{scores.min_fde:.2f}")
     settings = Steering()
     part = test[slice(0, settings.samples)]
     bench = Bench(model, origin.site, chunks(part), part.scene, settings)
@@ -52,5 +52,5 @@ def evaluate(folder: Path, data: Data) -> Table:
         assert curve is not None
         unit = MEASURES[found.feature].unit
         table.add_row(f"{found.feature} vector", "Pearson", f"{curve.pearson.mean:.3f}")
-        table.add_row(f"{found.feature} vector", f"span [{unit}]", f"{curve.span[0]:+.1f} … {curve.span[1]:+.1f}")
+        table.add_row(f"{found.feature} vector", f"span, {unit}", f"{curve.span[0]:+.1f} … {curve.span[1]:+.1f}")
     return table

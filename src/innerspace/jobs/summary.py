@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -166,6 +167,7 @@ def opening(
                     "note": "of the speed vector's effect, mean over directions",
                 }
             )
+    sentences += _nonlinear(report["calibration"]) + _side_effects(report["offtarget"])
     for row in report["refinement"]:
         if row["feature"] == "speed" and row["measure"] == "pearson":
             sentences.append(
@@ -173,6 +175,59 @@ def opening(
                 f"{row['plain']['mean']:.4f} plain, {row['refined']['mean']:.4f} refined): {row['verdict']}."
             )
     return {"headlines": headlines, "remarks": [*sentences, *remarks]}
+
+
+def _nonlinear(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for every feature whose plain vector does not act linearly."""
+    plain = {
+        row["feature"]: row for row in reversed(curves) if not row["control"] and row["method"] == "mean_difference"
+    }
+    return [
+        f"The {feature} vector does not act linearly: r = {row['pearson']:.2f} over τ = {row['tau'][0]:+.2g} … "
+        f"{row['tau'][-1]:+.2g}; it is monotone for τ = {row['range'][0]:+.2g} … {row['range'][1]:+.2g}."
+        for feature, row in plain.items()
+        if row["pearson"] < 0.95
+    ]
+
+
+def _side_effects(table: Mapping[str, Any]) -> list[str]:
+    """A sentence for every vector that moves another measure more than a fifth as much as its own."""
+    sentences = list[str]()
+    for steered, changes in zip(table["steered"], table["normalized"], strict=True):
+        own = dict(zip(table["measured"], map(abs, changes), strict=True))
+        aim = own.pop(steered, None)
+        if aim is not None and own and max(own.values()) > aim / 5:
+            worst, change = max(own.items(), key=itemgetter(1))
+            sentences.append(
+                f"The {steered} vector also moves {worst}: by {change:.2f} of its spread, {steered} itself by {aim:.2f}."
+            )
+    return sentences
+
+
+def few_groups(groups: int, unit: str) -> list[str]:
+    """A warning where so few groups were split that intervals say little."""
+    if groups >= 20:
+        return []
+    return [
+        f"Probes are split by {unit}, of which there are only {groups}: a split holds out one or two of them, and the "
+        "intervals over splits say more about these than about traffic at large."
+    ]
+
+
+def captions(splits: Splits, samples: int, seeds: int, probe_seeds: int, unit: str) -> dict[str, str]:
+    """By section, the split that its figures stand on."""
+    test = f"Test split ({len(splits.test)} scenes), to which nothing was fitted."
+    curves = f"{samples} agents of the test split, to which nothing was fitted; intervals by bootstrap over scenes."
+    return {
+        "scenes": test,
+        "probes": f"{probe_seeds} random splits by {unit} of the fit and test parts.",
+        "collapse": f"The same hidden states as the probes'; labels are shuffled by {unit}.",
+        "calibration": f"{curves} Vectors of {seeds} seeds: scenes drawn with replacement, dictionaries trained anew.",
+        "refinement": f"{curves} Intervals over {seeds} seeds, plain and refined paired by seed.",
+        "offtarget": curves,
+        "feasibility": curves,
+        "dictionaries": "Hidden states of all valid tokens; trained on the fit split, judged on the test split.",
+    }
 
 
 def random_share(speed: Judged, randoms: Sequence[Judged]) -> float:

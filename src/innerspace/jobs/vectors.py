@@ -37,10 +37,10 @@ class Dictionaries(Value):
     """
 
     kinds: tuple[Kind, ...] = ("relu", "jumprelu", "topk")
-    latents: int = 256
-    k: int = 12
-    l1: float = 0.004
-    l0: float = 0.001
+    latents: int = 128
+    k: int = 8
+    l1: float = 0.02
+    l0: float = 0.0003
     batch: int = 512
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, log_every=500))
 
@@ -67,7 +67,7 @@ class Dictionaries(Value):
         dictionary = Dictionary.normalized_for(rows, self.latents, nonlinearity, seed=seed)
         batch = min(self.batch, len(rows))
         snapshot = folder / f"{kind}-{seed}.snapshot"
-        every = max(1, self.fit.steps // 4)
+        every = max(1, self.fit.steps // 8)
         fit(
             dictionary,
             local(rows, batch, seed),

@@ -1,0 +1,163 @@
+import dataclasses
+import json
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from jaxtyping import config
+from rich.console import Console
+
+from innerspace.harvest.stream import TokenRule
+from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.data import Data
+from innerspace.jobs.job import Job, Run, execute
+from innerspace.jobs.steering import Steering
+from innerspace.jobs.vectors import Dictionaries
+from innerspace.motion.forecasters.redmotion import RedMotionSettings
+from innerspace.motion.framing import Framing
+from innerspace.network.site import Where
+from innerspace.value import read_json
+
+
+@dataclass(frozen=True)
+class Note(Job):
+    """Writes a line into its folder, if it is allowed to."""
+
+    line: str = "one"
+    data: Data = dataclasses.field(default_factory=Data)
+    fails: bool = False
+
+    def check(self) -> None:
+        self.data.check()
+
+    def run(self, run: Run) -> Path:
+        if self.fails:
+            raise ValueError("nothing to write")
+        run.say(f"writing {self.line}")
+        with (run.folder / "lines").open("a") as file:
+            file.write(self.line + "\n")
+        return run.folder / "lines"
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+def test_a_job_comes_back_from_its_folder(tmp_path: Path) -> None:
+    job = WordsInMotion(
+        data=Data(kind="av2", path=tmp_path / "logs", held_out="3b", fit=0.3),
+        forecaster=RedMotionSettings(framing=Framing(history=7), width=32),
+        sites=("agent.1",),
+        tokens=TokenRule(Where(-2), "mean"),
+        methods=("mean_difference",),
+        dictionaries=Dictionaries(kinds=("relu",), k=3),
+        steering=Steering(points=5, reach=30.0),
+    )
+    job.save(tmp_path / "job.json")
+    assert Job.from_json(read_json(tmp_path / "job.json")) == job
+    assert Job.from_json(WordsInMotion().to_json()) == WordsInMotion()
+    assert job != WordsInMotion()
+
+
+def test_the_same_job_goes_on_in_its_folder(tmp_path: Path) -> None:
+    for times in (1, 2):
+        page = execute(Note(), tmp_path / "a" / "b", quiet())
+        assert page.read_text() == "one\n" * times
+    assert Job.from_json(read_json(tmp_path / "a" / "b" / "job.json")) == Note()
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (Note("two"), "line is 'one' there and 'two' here"),
+        (Note(data=Data(scenes=7, seed=3)), "data.scenes is 5000 there and 7 here"),
+        (WordsInMotion(), "class is 'Note' there and 'WordsInMotion' here"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused(tmp_path: Path, other: Job, difference: str) -> None:
+    execute(Note(), tmp_path, quiet())
+    with pytest.raises(ValueError, match=f"holds a run with other settings .{difference}"):
+        execute(other, tmp_path, quiet())
+    assert Job.from_json(read_json(tmp_path / "job.json")) == Note()
+    assert (tmp_path / "lines").read_text() == "one\n"
+
+
+def test_afresh_means_without_the_former_run(tmp_path: Path) -> None:
+    execute(Note(), tmp_path / "run", quiet())
+    page = execute(Note("two"), tmp_path / "run", quiet(), fresh=True)
+    assert page.read_text() == "two\n"
+
+
+def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="is not empty and holds no run; choose another name"):
+            execute(Note(), tmp_path, quiet(), fresh=fresh)
+        with pytest.raises(ValueError, match=r"thesis\.tex is a file; choose another name"):
+            execute(Note(), tmp_path / "thesis.tex", quiet(), fresh=fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_never_began_stands_in_no_ones_way(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to write"):
+        execute(Note(fails=True), tmp_path, quiet())
+    assert execute(Note(), tmp_path, quiet()).read_text() == "one\n"
+    assert Job.from_json(read_json(tmp_path / "job.json")) == Note()
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    execute(Note(), tmp_path / "run", quiet())
+    with pytest.raises(ValueError, match="no folder at"):
+        execute(Note(data=Data(kind="av2", path=tmp_path / "nowhere")), tmp_path / "run", quiet(), fresh=True)
+    assert (tmp_path / "run" / "lines").read_text() == "one\n"
+
+
+def test_a_damaged_job_is_refused(tmp_path: Path) -> None:
+    execute(Note(), tmp_path, quiet())
+    (tmp_path / "job.json").write_text(json.dumps(Note().to_json())[:-9])
+    with pytest.raises(ValueError, match=r"job\.json is not valid JSON"):
+        execute(Note(), tmp_path, quiet())
+
+
+def test_lines_are_not_broken_where_the_console_ends() -> None:
+    out = StringIO()
+    Run(Path(), Console(file=out, width=20)).say("[bold]1[/] a path /that/is/longer/than/the/console")
+    assert out.getvalue() == "1 a path /that/is/longer/than/the/console\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sites": ("agent.0", "agent.9")}, "no site is called 'agent.9'; this model has agent.0, agent.1, agent.2"),
+        ({"site": "agents.2"}, "no site is called 'agents.2'; .* did you mean 'agent.2'"),
+        ({"methods": ("mean_difference", "magic")}, "methods: unknown 'magic'; possible are mean_difference, .*lda"),
+        ({"methods": ("mean_difference", "through")}, "methods: unknown 'through'"),
+        ({"methods": ("lda",)}, "methods should begin with mean_difference"),
+        ({"methods": ()}, "methods should begin with mean_difference"),
+        ({"seeds": 0}, "seeds should be at least 1, it is 0"),
+        ({"data": Data(kind="av2")}, "data.kind av2 needs data.path"),
+    ],
+)
+def test_words_in_motion_refuses_what_it_cannot_do(
+    settings: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the tests check at run time, a job checks by itself
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+    WordsInMotion().check()
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(WordsInMotion(), **settings).check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"points": 6}, "steering: points should be odd and at least 5, it is 6"),
+        ({"points": 3}, "steering: points should be odd and at least 5, it is 3"),
+        ({"randoms": 1}, "at least 2 randoms and 10 samples are needed, given 1, "),
+        ({"samples": 9}, "at least 2 randoms and 10 samples are needed, given .*, 9"),
+    ],
+)
+def test_steering_refuses_what_cannot_be_judged(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Steering(**settings)
