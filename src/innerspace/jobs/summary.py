@@ -199,7 +199,7 @@ def _side_effects(table: Mapping[str, Any]) -> list[str]:
         if aim is not None and own and max(own.values()) > aim / 5:
             worst, change = max(own.items(), key=itemgetter(1))
             sentences.append(
-                f"The {steered} vector also moves {worst}: by {change:.2f} of its spread, {steered} itself by {aim:.2f}."
+                f"The {steered} vector also moves {worst}: by {change:.2f} of its spread, {steered} by {aim:.2f}."
             )
     return sentences
 

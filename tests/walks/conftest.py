@@ -1,0 +1,47 @@
+"""A run of Words in motion that is as small as can be, once for all walks."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.data import Data
+from innerspace.jobs.job import execute
+from innerspace.jobs.steering import Steering
+from innerspace.jobs.vectors import Dictionaries
+from innerspace.learn.fit import FitConfig
+from innerspace.learn.probing import ProbingSettings
+from innerspace.motion.forecasters.redmotion import RedMotionSettings
+from innerspace.motion.framing import Framing
+from innerspace.motion.training import Training
+
+
+@pytest.fixture(scope="session")
+def tiny() -> WordsInMotion:
+    """Everything the job does, with the smallest numbers that it can be done with."""
+    framing = Framing(history=11, future=30, stride=5, agents=4, lines=8)
+    return WordsInMotion(
+        data=Data(scenes=120),
+        forecaster=RedMotionSettings(framing=framing, width=16, red_tokens=4, decoder_layers=1, modes=3),
+        training=Training(steps=30, batch_size=32, warm_up=5, evaluate_every=15, checkpoint_every=15),
+        sites=("agent.2",),
+        probing=ProbingSettings(seeds=2),
+        methods=("mean_difference", "regression"),
+        dictionaries=Dictionaries(kinds=("topk",), latents=16, k=4, batch=64, fit=FitConfig(steps=30, log_every=15)),
+        steering=Steering(points=5, randoms=2, samples=24),
+        seeds=2,
+        scenes_shown=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the finished run; nobody writes there."""
+    # what is steady for every test is not yet so when the first one asks for this
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    execute(tiny, folder, Console(file=StringIO()))
+    return folder
