@@ -6,7 +6,7 @@ hidden states, control vectors plain and through dictionaries, steering on scene
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -108,11 +108,12 @@ class WordsInMotion(Job):
         run.say("[bold]3[/] what the hidden states say: probes and collapse")
         rows = gather(model, chunks(parts.both), self.sites, self.tokens)
         groups = parts.both_groups
-        labels, classes, left_out = readable(parts.both_labels, groups)
+        # of a few logs, one or two cannot hold out every class
+        probing = replace(self.probing, parts=min(self.probing.parts, max(2, len(groups.unique()) // 2)))
+        labels, classes, left_out = readable(parts.both_labels, groups, spread=probing.parts)
         remarks += left_out
-        states = rows.states
-        probed = probe(states, labels, groups, self.probing, classes)
-        collapsed = measure_collapse(states, labels, classes, groups, seed=0)
+        probed = probe(rows.states, labels, groups, probing, classes)
+        collapsed = measure_collapse(rows.states, labels, classes, groups, seed=0)
 
         run.say("[bold]4[/] control vectors, plain and through dictionaries")
         fit_states = gather(model, chunks(parts.fit), [self.site], self.tokens).states[self.site]

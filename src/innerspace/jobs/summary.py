@@ -209,7 +209,7 @@ def few_groups(groups: int, unit: str) -> list[str]:
     if groups >= 20:
         return []
     return [
-        f"Probes are split by {unit}, of which there are only {groups}: a split holds out one or two of them, and the "
+        f"Probes are split by {unit}, of which there are only {groups}: a split holds out half of them, and the "
         "intervals over splits say more about these than about traffic at large."
     ]
 
