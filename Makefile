@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# threads that wait for each other give way soon: on a loaded machine the default is many times slower
+export GOMP_SPINCOUNT ?= 20000
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint format bench clean

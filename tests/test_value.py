@@ -31,6 +31,7 @@ class Drawing(Value):
     path: Path = Path("x")
     weights: dict[str, float] | None = None
     tokens: Literal["all", "last"] | int = "all"
+    kind: str = "sketch"
 
 
 def test_values_come_back_from_json(tmp_path: Path) -> None:

@@ -135,6 +135,12 @@ def test_lines_are_not_broken_where_the_console_ends() -> None:
         ({"methods": ("mean_difference", "through")}, "methods: unknown 'through'"),
         ({"methods": ("lda",)}, "methods should begin with mean_difference"),
         ({"methods": ()}, "methods should begin with mean_difference"),
+        ({"tokens": TokenRule(Where("valid"))}, "tokens: every agent needs one hidden state; valid tokens may be none"),
+        (
+            {"tokens": TokenRule(Where(-2), "mean")},
+            "tokens: every agent needs one hidden state; -2 tokens, averaged may",
+        ),
+        ({"dictionaries": Dictionaries(latents=8, k=9)}, "dictionaries: k 9 should not exceed the 8 latents"),
         ({"seeds": 0}, "seeds should be at least 1, it is 0"),
         ({"data": Data(kind="av2")}, "data.kind av2 needs data.path"),
     ],

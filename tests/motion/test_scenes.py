@@ -71,7 +71,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "line unknown": ({"line_kind": np.array([8])}, "unknown line type 8; known are lane, bus_lane"),
     "line negative": ({"line_kind": np.array([-1])}, "unknown line type -1; known are lane, bus_lane"),
     "target": ({"target": np.array([0, 2])}, "target 2 is no agent; there are 2"),
-    "target negative": ({"target": np.array([-1])}, "target -1 is no agent; there are 2"),
+    "kind negative": ({"kind": np.array([2, -1])}, "unknown agent type -1; known are vehicle, pedestrian, cyclist"),
+    "target negative": ({"target": np.array([1, -1])}, "target -1 is no agent; there are 2"),
     "target absent": ({"now": 0}, "target 1 is not valid at the current step 0"),
 }
 

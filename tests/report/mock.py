@@ -71,7 +71,7 @@ def mock_report(scenes: int = 2) -> Report:
             "extra_bytes": 512_000,
         },
         "provenance": {
-            "kind": "Provenance",
+            "class": "Provenance",
             "innerspace": "0.1.0",
             "commit": "836dc3c5f0a1b2c3d4e5f60718293a4b5c6d7e8f",
             "python": "3.12.4",
@@ -86,9 +86,9 @@ def mock_report(scenes: int = 2) -> Report:
             "seconds": 1834.2,
         },
         "job": {
-            "kind": "WordsInMotion",
+            "class": "WordsInMotion",
             "seeds": [0, 1, 2],
-            "framing": {"kind": "Framing", "history": 11, "future": 60, "stride": 2},
+            "framing": {"class": "Framing", "history": 11, "future": 60, "stride": 2},
             "calibration": {"tau": TAU, "control": ["random", "negated"], "bootstrap": None},
         },
     }

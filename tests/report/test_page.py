@@ -192,7 +192,7 @@ def test_intervals_in_words() -> None:
     assert phrase(Estimate(0.87342, 0.85, 0.892)) == "0.873 (0.850 to 0.892)"
     assert phrase(Estimate(12.0, -3.0, 27.0), "%", sign=True) == "+12.0 % (−3.0 to +27.0)"
     assert interval(Estimate(1.0)) == ""
-    assert estimate({"kind": "Estimate", "mean": 1, "low": None, "high": math.inf}) == Estimate(1.0, None, None)
+    assert estimate({"class": "Estimate", "mean": 1, "low": None, "high": math.inf}) == Estimate(1.0, None, None)
     assert bound("95 % of 1 200 targets") == "95\u00a0% of 1\u00a0200 targets"
 
 

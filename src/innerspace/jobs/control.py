@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from innerspace.decompose.dictionary import Dictionary
@@ -82,6 +83,13 @@ class WordsInMotion(Job):
             raise ValueError(f"methods: unknown {unknown[0]!r}; possible are {', '.join(usable)}")
         if self.methods[:1] != (PLAIN,):
             raise ValueError(f"methods should begin with {PLAIN}, with which refined vectors are compared")
+        sure = ("last", -1) if self.tokens.pool == "each" else ("last", -1, "valid", "all")
+        if self.tokens.where.tokens not in sure:
+            raise ValueError(f"tokens: every agent needs one hidden state; {self.tokens} may be none or several")
+        if "topk" in self.dictionaries.kinds and self.dictionaries.k > self.dictionaries.latents:
+            raise ValueError(
+                f"dictionaries: k {self.dictionaries.k} should not exceed the {self.dictionaries.latents} latents"
+            )
         if self.seeds < 1:
             raise ValueError(f"seeds should be at least 1, it is {self.seeds}")
 
@@ -92,7 +100,7 @@ class WordsInMotion(Job):
         run.say("[bold]1[/] scenes and their words")
         splits = self.data.read(self.forecaster.framing)
         for skip in splits.skipped:
-            run.say(f"  skipped {skip.name}: {skip.reason}")
+            run.say(escape(f"  skipped {skip.name}: {skip.reason}"))
         parts = Parts.of(splits, self.forecaster.framing, self.vocabulary)
         remarks = list[str]()
         run.say(f"  {splits.description}")

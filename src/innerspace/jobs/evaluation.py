@@ -6,14 +6,14 @@ import torch
 from rich.table import Table
 
 from innerspace.decompose.directions import Directions
+from innerspace.jobs.control import PLAIN, WordsInMotion
 from innerspace.jobs.data import Data
 from innerspace.jobs.parts import chunks
-from innerspace.jobs.steering import MEASURES, Bench, Steering
+from innerspace.jobs.steering import MEASURES, Bench
 from innerspace.jobs.summary import judge_forecasts
 from innerspace.jobs.vectors import Fitted
 from innerspace.motion.forecasters.redmotion import RedMotionFamily, load
 from innerspace.motion.framing import frame
-from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
 
 
@@ -37,17 +37,19 @@ def evaluate(folder: Path, data: Data) -> Table:
     for name, scores in judge_forecasts(model, test).items():
         table.add_row(name, "minADE, m", f"{scores.min_ade:.2f}")
         table.add_row(name, "minFDE, m", f"{scores.min_fde:.2f}")
-    settings = Steering()
+    job = WordsInMotion.load(folder / "job.json")
+    settings = job.steering
     part = test[slice(0, settings.samples)]
     bench = Bench(model, origin.site, chunks(part), part.scene, settings)
     half = settings.points // 2
     tau = torch.arange(-half, half + 1) * (0.5 / half)
-    features = {feature.name: feature for feature in Vocabulary().features}
+    features = {feature.name: feature for feature in job.vocabulary.features if feature.name in MEASURES}
     for i, found in enumerate(directions.origins):
-        if found.feature not in MEASURES or found.method != "mean_difference":
+        # the first of each feature was fitted to all scenes
+        if found.method != PLAIN or found.feature not in features:
             continue
         one = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
-        fitted = Fitted(one, features[found.feature], found.method, 0)
+        fitted = Fitted(one, features.pop(found.feature), found.method, 0)
         curve = bench.judge(fitted, fitted.along, tau).curve
         assert curve is not None
         unit = MEASURES[found.feature].unit

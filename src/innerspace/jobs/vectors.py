@@ -114,8 +114,7 @@ def fit_vectors(
         if missing_classes(labels, feature):
             continue
         for seed in range(seeds):
-            generator = torch.Generator().manual_seed(seed)
-            chosen = bootstrap(len(rows), generator, groups) if seed else torch.arange(len(rows))
+            chosen = _draw(labels, feature, groups, seed)
             x, y = rows[chosen], labels.classes[feature.name][chosen]
             named = replace(origin, feature=feature.name, positive=feature.positive, negative=feature.negative)
 
@@ -133,6 +132,18 @@ def fit_vectors(
             for (kind, number), dictionary in dictionaries.items():
                 if number == seed:
                     yield Fitted(contrasted("through", dictionary=dictionary), feature, kind, seed)
+
+
+def _draw(labels: Labels, feature: Feature, groups: Int[Tensor, "n"], seed: int) -> Int[Tensor, "m"]:
+    """All rows for seed 0; for others scenes drawn with replacement, again where an opposing class is missing."""
+    classes = labels.classes[feature.name]
+    if not seed:
+        return torch.arange(len(classes))
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        chosen = bootstrap(len(classes), generator, groups)
+        if all((classes[chosen] == feature.index(word)).any() for word in (feature.negative, feature.positive)):
+            return chosen
 
 
 def missing_classes(labels: Labels, feature: Feature) -> list[str]:

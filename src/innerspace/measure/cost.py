@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from innerspace.interventions import Steer
 from innerspace.measure.estimate import Estimate, from_copies
@@ -48,7 +50,7 @@ def cost(model: Model, batch: Any, interventions: Interventions, rounds: int = 3
     ratios = pairs[:, 1] / pairs[:, 0]
     draws = torch.randint(rounds, (500, rounds), generator=torch.Generator().manual_seed(0))
 
-    def median(values: torch.Tensor) -> Estimate:
+    def median(values: Tensor) -> Estimate:
         return from_copies(float(values.median()), values[draws].median(1).values)
 
     memory = _allocated(plain)
@@ -81,11 +83,28 @@ def hook_microseconds(model: Model, rounds: int = 200) -> float:
 
 def _allocated(call: Callable[[], None]) -> int:
     """The bytes that all operators of a call allocate, whether or not they are freed before its end."""
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    with profile(activities=activities, profile_memory=True) as trace:
+    with _Allocations() as allocations:
         call()
-    events = trace.key_averages()
-    return sum(max(event.self_cpu_memory_usage, 0) + max(event.self_device_memory_usage, 0) for event in events)
+    return allocations.total
+
+
+class _Allocations(TorchDispatchMode):
+    """Adds up the storage of every operator's results that no argument brought along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        new = {
+            leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
+            for leaf in tree_leaves(result)
+            if isinstance(leaf, Tensor)
+        }
+        self.total += sum(size for place, size in new.items() if place not in given)
+        return result
 
 
 def _seconds(call: Callable[[], None]) -> float:

@@ -228,7 +228,8 @@ def _nearest(
     distance = distance.masked_fill(~present, torch.inf)
     if distance.shape[1] < count:
         distance = torch.nn.functional.pad(distance, (0, count - distance.shape[1]), value=torch.inf)
-    kept, index = distance.topk(count, dim=1, largest=False)
+    # stable: pieces of a line share their end nodes, and of equally near ones the first should come first
+    kept, index = (entry[:, :count] for entry in distance.sort(dim=1, stable=True))
     return index.masked_fill(kept.isinf(), 0), kept.isfinite()
 
 

@@ -76,10 +76,10 @@ class Scene:
         if not (np.isfinite(self.size).all() and (self.size >= 0).all()):
             raise self._error("sizes should be finite and not negative")
         for name, ids, names in (("agent", self.kind, KINDS), ("line", self.line_kind, LINE_KINDS)):
-            if ids.size and not (0 <= ids.min() and ids.max() < len(names)):
-                raise self._error(f"unknown {name} type {ids.max()}; known are {', '.join(names)}")
-        if self.target.size and not (0 <= self.target.min() and self.target.max() < agents):
-            raise self._error(f"target {self.target.max()} is no agent; there are {agents}")
+            if (unknown := ids[(ids < 0) | (ids >= len(names))]).size:
+                raise self._error(f"unknown {name} type {unknown[0]}; known are {', '.join(names)}")
+        if (unknown := self.target[(self.target < 0) | (self.target >= agents)]).size:
+            raise self._error(f"target {unknown[0]} is no agent; there are {agents}")
         if absent := [int(agent) for agent in self.target if not self.valid[agent, self.now]]:
             raise self._error(f"target {absent[0]} is not valid at the current step {self.now}")
 
