@@ -40,6 +40,7 @@ from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.learn.solve import Method
 from innerspace.measure.cost import cost
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings, save
+from innerspace.motion.framing import Batch
 from innerspace.motion.training import Trained, Training, train
 from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
@@ -223,9 +224,12 @@ class WordsInMotion(Job):
         self, model: Model, parts: Parts, vectors: Sequence[Fitted], run: Run
     ) -> tuple[list[Judged], dict[str, list[Judged]]]:
         """Every vector over its temperatures; for each feature also its negation, and random ones of equal norm."""
-        count = self.steering.samples
-        bench = Bench(model, self.site, chunks(parts.test[slice(0, count)]), parts.test_groups[:count], self.steering)
-        pilot = Bench(model, self.site, chunks(parts.fit[slice(0, 150)]), parts.fit_groups[:150], self.steering)
+
+        def bench_on(batch: Batch, count: int) -> Bench:
+            rows = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))[:count].sort().values
+            return Bench(model, self.site, chunks(batch[rows]), batch.scene[rows], self.steering)
+
+        bench, pilot = bench_on(parts.test, self.steering.samples), bench_on(parts.fit, 150)
         taus = dict[str, Tensor]()
         judged, controls = list[Judged](), dict[str, list[Judged]]({"negated": [], "random": []})
         for fitted in run.track([item for item in vectors if self.worth_judging(item)], "steering"):

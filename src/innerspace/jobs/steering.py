@@ -238,9 +238,9 @@ def _linearity(curve: Curve, measure: str) -> float:
 
 def _verdict(gain: Estimate) -> str:
     if gain.low is None or gain.high is None:
-        return f"one seed only: {gain.mean:+.1g}"
+        return f"one seed only: {gain.mean:+.2g}"
     if gain.low > 0:
-        return f"helps ({gain.mean:+.1g})"
+        return f"helps ({gain.mean:+.2g})"
     if gain.high < 0:
-        return f"harms ({gain.mean:+.1g})"
-    return f"no clear difference ({gain.mean:+.1g})"
+        return f"harms ({gain.mean:+.2g})"
+    return f"no clear difference ({gain.mean:+.2g})"

@@ -210,7 +210,8 @@ def few_groups(groups: int, unit: str) -> list[str]:
         return []
     return [
         f"Probes are split by {unit}, of which there are only {groups}: a split holds out half of them, and the "
-        "intervals over splits say more about these than about traffic at large."
+        "intervals over splits say more about these than about traffic at large. Windows of a log overlap, so the "
+        "intervals of steering curves are too narrow."
     ]
 
 
@@ -231,10 +232,14 @@ def captions(splits: Splits, samples: int, seeds: int, probe_seeds: int, unit: s
 
 
 def random_share(speed: Judged, randoms: Sequence[Judged]) -> float:
-    """How much random directions of equal norm move the speed, as a share of what the speed vector does."""
-    assert speed.curve is not None
-    effect = speed.curve.response[-1].mean - speed.curve.response[0].mean
-    found = [
-        abs(item.curve.response[-1].mean - item.curve.response[0].mean) for item in randoms if item.curve is not None
-    ]
-    return sum(found) / len(found) / abs(effect) if found and effect else math.nan
+    """How much random directions of equal norm move the speed, as a share of what the speed vector does.
+
+    The mean of |response| at the two outermost temperatures, so that damage which both signs do alike counts as well.
+    """
+
+    def strength(item: Judged) -> float:
+        assert item.curve is not None
+        return (abs(item.curve.response[0].mean) + abs(item.curve.response[-1].mean)) / 2
+
+    effect = strength(speed)
+    return sum(map(strength, randoms)) / len(randoms) / effect if randoms and effect else math.nan
