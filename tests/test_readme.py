@@ -114,6 +114,7 @@ def padding_unknown(folder: Path) -> None:
 def other_settings(folder: Path) -> None:
     for scenes in (1, 2):
         execute(Nothing(scenes), folder / "run", Console())
+        (folder / "run" / "log.jsonl").touch()
 
 
 def no_run(folder: Path) -> None:

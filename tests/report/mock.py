@@ -171,7 +171,12 @@ def _probes(rng: np.random.Generator) -> Report:
                     "rows": 1800,
                 }
             )
-    return {"sites": list(SITES), "features": list(FEATURES), "cells": cells}
+    return {
+        "sites": list(SITES),
+        "features": list(FEATURES),
+        "chance": {feature: 1 / len(CLASSES[feature]) for feature in FEATURES},
+        "cells": cells,
+    }
 
 
 def _collapse(rng: np.random.Generator) -> list[Report]:

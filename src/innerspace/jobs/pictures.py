@@ -21,12 +21,14 @@ from innerspace.network.site import Where
 def choose(labels: Labels, count: int) -> Int[Tensor, "chosen"]:
     """Rows whose words differ as much as possible: greedily, the row that adds most words not shown so far."""
     words = labels.words()
-    moving = [i for i, row in enumerate(words) if len(row) == len(labels.vocabulary.features)]
+    known = [i for i, row in enumerate(words) if len(row) == len(labels.vocabulary.features)]
+    # the page opens with the first scene, which should be one with something to see
+    waiting = sorted(known, key=lambda i: words[i]["direction"] == "stationary")
     shown, chosen = dict[tuple[str, str], int](), list[int]()
-    while moving and len(chosen) < count:
-        best = min(moving, key=lambda i: sum(shown.get(entry, 0) for entry in words[i].items()))
+    while waiting and len(chosen) < count:
+        best = min(waiting, key=lambda i: sum(shown.get(entry, 0) for entry in words[i].items()))
         chosen.append(best)
-        moving.remove(best)
+        waiting.remove(best)
         for entry in words[best].items():
             shown[entry] = shown.get(entry, 0) + 1
     return torch.tensor(chosen, dtype=torch.int64)

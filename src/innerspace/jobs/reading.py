@@ -47,6 +47,7 @@ def probe_section(scores: Sequence[ProbeScore]) -> dict[str, Any]:
     return {
         "sites": list(dict.fromkeys(score.site for score in scores)),
         "features": list(dict.fromkeys(score.feature for score in scores)),
+        "chance": {score.feature: 1 / score.classes for score in scores},
         "cells": [
             {
                 "site": score.site,

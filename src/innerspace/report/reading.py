@@ -28,8 +28,7 @@ def probes(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
     cells = {(cell["site"], cell["feature"]): cell for cell in report["probes"]["cells"]}
     if strangers := [key for key in cells if key[0] not in sites or key[1] not in features]:
         raise ValueError(f"probe cell {strangers[0]} is outside of sites {sites} and features {features}")
-    classes = report.get("data", {}).get("classes", {})
-    chance = {feature: 1 / len(classes[feature]) if classes.get(feature) else 0.0 for feature in features}
+    chance = {feature: report["probes"]["chance"].get(feature, 0.0) for feature in features}
     largest = max([2.0, *(cell["compression"] for cell in cells.values() if cell.get("compression") is not None)])
 
     def floor(measure: str, feature: str) -> tuple[float, float]:
