@@ -237,11 +237,11 @@ class WordsInMotion(Job):
             if name not in taus:
                 taus[name] = bench.temperatures(fitted, pilot)
                 generator = torch.Generator().manual_seed(0)
-                sparse = taus[name][[0, len(taus[name]) // 4, len(taus[name]) // 2, -1 - len(taus[name]) // 4, -1]]
+                ends = taus[name][[0, len(taus[name]) // 2, -1]]
                 controls["negated"].append(bench.judge(fitted, -fitted.along, taus[name], "negated"))
                 for _ in range(self.steering.randoms if name == "speed" else 0):
                     noise = fitted.direction.random_like(generator).directions[0]
-                    controls["random"].append(bench.judge(fitted, noise, sparse, "random"))
+                    controls["random"].append(bench.judge(fitted, noise, ends, "random"))
             judged.append(bench.judge(fitted, fitted.along, taus[name]))
         return judged, controls
 

@@ -49,7 +49,7 @@ class Steering(Value):
     gaps: float = 1.0
     moving: float = 1.0
     window: float = 55.0
-    randoms: int = 16
+    randoms: int = 48
     samples: int = 250
 
     def __post_init__(self) -> None:

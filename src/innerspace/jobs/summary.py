@@ -1,6 +1,5 @@
 """What a run of Words in motion comes to: tables of the report that need no figure of their own, and its opening."""
 
-import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -13,6 +12,7 @@ from innerspace.jobs.data import Splits
 from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import Judged
 from innerspace.jobs.vectors import Fitted
+from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
 from innerspace.motion.framing import Batch
@@ -159,14 +159,13 @@ def opening(
             }
         )
         chance = random_share(speed, randoms)
-        if math.isfinite(chance):
-            headlines.append(
-                {
-                    "label": "random directions of equal norm",
-                    "value": f"{100 * chance:.0f} %",
-                    "note": "of the speed vector's effect, mean over directions",
-                }
-            )
+        headlines.append(
+            {
+                "label": "random directions of equal norm",
+                "value": f"{100 * chance.mean:.1f} %",
+                "note": f"of the speed vector's effect (95 %: {_percents(chance)}), {len(randoms)} directions",
+            }
+        )
     sentences += _nonlinear(report["calibration"]) + _side_effects(report["offtarget"])
     for row in report["refinement"]:
         if row["feature"] == "speed" and row["measure"] == "pearson":
@@ -231,15 +230,21 @@ def captions(splits: Splits, samples: int, seeds: int, probe_seeds: int, unit: s
     }
 
 
-def random_share(speed: Judged, randoms: Sequence[Judged]) -> float:
+def random_share(speed: Judged, randoms: Sequence[Judged]) -> Estimate:
     """How much random directions of equal norm move the speed, as a share of what the speed vector does.
 
-    The mean of |response| at the two outermost temperatures, so that damage which both signs do alike counts as well.
+    The mean of |response| at the two outermost temperatures, so that damage which both signs do alike counts as well;
+    averaged over directions, with their 95 % interval.
     """
 
     def strength(item: Judged) -> float:
         assert item.curve is not None
         return (abs(item.curve.response[0].mean) + abs(item.curve.response[-1].mean)) / 2
 
-    effect = strength(speed)
-    return sum(map(strength, randoms)) / len(randoms) / effect if randoms and effect else math.nan
+    return over_seeds([strength(item) / strength(speed) for item in randoms])
+
+
+def _percents(share: Estimate) -> str:
+    assert share.low is not None
+    assert share.high is not None
+    return f"{100 * share.low:.1f} to {100 * share.high:.1f} %"
