@@ -29,6 +29,7 @@ def tiny() -> WordsInMotion:
         training=Training(steps=30, batch_size=32, warm_up=5, evaluate_every=15, checkpoint_every=15),
         sites=("agent.2",),
         probing=ProbingSettings(seeds=2),
+        online_epochs=1,
         methods=("mean_difference", "regression"),
         dictionaries=Dictionaries(kinds=("topk",), latents=16, k=4, batch=64, fit=FitConfig(steps=30, log_every=15)),
         steering=Steering(points=5, randoms=2, samples=24),

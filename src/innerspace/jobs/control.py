@@ -24,7 +24,7 @@ from innerspace.jobs.data import Data
 from innerspace.jobs.job import Job, Run
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.pictures import pictures
-from innerspace.jobs.reading import collapse_section, measure_collapse, probe_section, readable
+from innerspace.jobs.reading import collapse_section, measure_collapse, online_section, probe_section, readable
 from innerspace.jobs.steering import (
     MEASURES,
     Bench,
@@ -56,6 +56,7 @@ class WordsInMotion(Job):
 
     ``sites`` are probed, vectors are fitted and applied at ``site``; ``tokens`` says which hidden states stand for an
     agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones.
+    ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split.
     """
 
     data: Data = field(default_factory=Data)
@@ -66,6 +67,7 @@ class WordsInMotion(Job):
     site: str = "agent.2"
     tokens: TokenRule = field(default_factory=TokenRule)
     probing: ProbingSettings = field(default_factory=ProbingSettings)
+    online_epochs: int = 0
     methods: tuple[Method, ...] = (PLAIN, "difference_svd", "reference_pca", "lda", "probe_normal", "regression")
     dictionaries: Dictionaries = field(default_factory=Dictionaries)
     steering: Steering = field(default_factory=Steering)
@@ -93,6 +95,8 @@ class WordsInMotion(Job):
             )
         if self.seeds < 1:
             raise ValueError(f"seeds should be at least 1, it is {self.seeds}")
+        if self.online_epochs < 0:
+            raise ValueError(f"online_epochs should not be negative, it is {self.online_epochs}")
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
@@ -183,6 +187,10 @@ class WordsInMotion(Job):
             ),
             "job": self.to_json(),
         }
+        if self.online_epochs:
+            report["online probes, balanced accuracy"] = online_section(
+                rows.states, labels, classes, len(parts.fit), self.online_epochs
+            )
         report |= summary.opening(report, controls["random"], first.get("speed"), remarks)
         provenance = Provenance.collect(
             seeds=sorted({0, *range(self.seeds), self.training.seed}),

@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from innerspace.learn.online_probes import OnlineProbes
 from innerspace.learn.probing import ProbeScore
 from innerspace.measure.collapse import Collapse, Compared, collapse
+from innerspace.measure.probing import balanced_accuracy
 from innerspace.motion.words import UNDEFINED, Labels
 
 
@@ -64,6 +66,31 @@ def probe_section(scores: Sequence[ProbeScore]) -> dict[str, Any]:
             for score in scores
         ],
     }
+
+
+def online_section(
+    states: Mapping[str, Float[Tensor, "n d"]],
+    labels: Mapping[str, Int[Tensor, "n"]],
+    classes: Mapping[str, Sequence[str]],
+    fitted: int,
+    epochs: int,
+) -> dict[str, dict[str, float]]:
+    """The paper's online probes: trained on the first ``fitted`` rows, the balanced accuracy on the others.
+
+    A class that has no row among the others does not count.
+    """
+    probes = OnlineProbes({site: x.shape[1] for site, x in states.items()}, {f: len(c) for f, c in classes.items()})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for rows in torch.randperm(fitted, generator=generator).split(64):
+            probes.step({site: x[rows] for site, x in states.items()}, {f: y[rows] for f, y in labels.items()})
+    table = dict[str, dict[str, float]]()
+    for site, x in states.items():
+        for feature, y in labels.items():
+            known = (y >= 0) & (torch.arange(len(y)) >= fitted)
+            found = balanced_accuracy(probes.probe(site, feature).predict(x[known]), y[known])
+            table.setdefault(site, {})[feature] = found
+    return table
 
 
 def measure_collapse(

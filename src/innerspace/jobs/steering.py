@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from innerspace.jobs.vectors import Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import readout
-from innerspace.measure.steering import Curve, Response, calibrate, respond
+from innerspace.measure.steering import Curve, Output, Response, calibrate, respond
 from innerspace.motion.framing import Batch
 from innerspace.network.model import Model
 from innerspace.value import Value
@@ -81,9 +82,15 @@ class Bench:
     groups: Int[Tensor, "n"]
     settings: Steering
 
+    @cached_property
+    def clean(self) -> list[Output]:
+        """What the model puts out unsteered, batch by batch."""
+        with torch.no_grad():
+            return [self.model.run(batch).output for batch in self.batches]
+
     def judge(self, fitted: Fitted, along: Float[Tensor, "d"], tau: Float[Tensor, "t"], name: str = "") -> Judged:
         """Run a vector (or a control of equal norm in its place) through all temperatures."""
-        responses = respond(self.model, self.batches, self.site, along, tau, readout, self.groups)
+        responses = respond(self.model, self.batches, self.site, along, tau, readout, self.groups, clean=self.clean)
         return Judged(name or fitted.method, fitted, responses, self.curve(responses, fitted.feature.name))
 
     def curve(self, responses: dict[str, Response], feature: str) -> Curve | None:

@@ -44,6 +44,7 @@ def respond(
     readout: Readout,
     groups: Int[Tensor, "n"],
     where: Where | None = None,
+    clean: Iterable[Output] | None = None,
 ) -> dict[str, Response]:
     """Run every batch under every temperature and read the output.
 
@@ -56,6 +57,7 @@ def respond(
         readout: what is measured.
         groups: for every sample of the stream the scene that it belongs to.
         where: the positions that are steered, by default every valid one.
+        clean: the outputs of the unsteered passes, batch by batch, where they are known; otherwise they are computed.
 
     Raises:
         ValueError: if τ = 0 is missing, the direction is of another width, or groups do not fit the samples.
@@ -65,13 +67,14 @@ def respond(
     if len(along) != (width := model.site(site).width):
         raise ValueError(f"the direction has width {len(along)}, the hidden states at {site!r} have {width}")
     parts = dict[str, list[Tensor]]()
+    known = iter(clean) if clean is not None else None
     for batch in batches:
         rows = dict[str, list[Tensor]]()
-        clean = model.run(batch).output
+        unsteered = model.run(batch).output if known is None else next(known)
         for amount in tau.tolist():
             steer = At(where or Where("valid"), Steer(along, amount))
-            steered = model.run(batch, {site: steer}).output if amount else clean
-            for name, number in readout(steered, clean, batch).items():
+            steered = model.run(batch, {site: steer}).output if amount else unsteered
+            for name, number in readout(steered, unsteered, batch).items():
                 rows.setdefault(name, []).append(number)
         for name, numbers in rows.items():
             parts.setdefault(name, []).append(torch.stack(numbers))
