@@ -51,6 +51,8 @@ class Steer:
                 f"the direction has width {along.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
                 f"a direction belongs to the site that it was fitted at"
             )
+        if isinstance(self.by, int | float):
+            return torch.add(x, along.sum(0), alpha=self.by)
         by = torch.as_tensor(self.by, dtype=x.dtype, device=x.device)
         shape = tuple(by.shape)
         if shape not in ((), along.shape[:1], (x.shape[0], len(along))):

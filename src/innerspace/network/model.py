@@ -109,7 +109,8 @@ class Model:
         masks = dict[str, Tensor | None]()
 
         def visit(site: Site) -> Visit:
-            def valid() -> Bool[Tensor, "..."] | None:
+            # a shape annotation here would be built anew at every visit
+            def valid() -> Tensor | None:
                 if batch is None:
                     raise ValueError(
                         f"what is padding at {site.name!r} depends on the batch: give it, under(…, batch=…)"
