@@ -132,6 +132,12 @@ def opening(
     )
     if model["min_ade"] >= baseline["min_ade"]:
         sentences.append("The forecaster does not beat constant velocity here, so what follows says little.")
+    single = next(row for name, row in metrics.items() if name.endswith("most likely mode"))
+    if single["min_ade"] >= baseline["min_ade"]:
+        sentences.append(
+            f"The forecaster's most likely mode alone does not beat constant velocity: {single['min_ade']:.2f} m "
+            f"against {baseline['min_ade']:.2f} m."
+        )
     for feature, bar in BARS.items():
         cells = [cell for cell in report["probes"]["cells"] if cell["feature"] == feature]
         if not cells:

@@ -8,5 +8,5 @@ from innerspace.motion.training import Training
 job = WordsInMotion(
     # the published width; a simulated scene has at most five other agents
     forecaster=RedMotionSettings(width=128, framing=Framing(agents=6, lines=24)),
-    training=Training(steps=1000, weight_decay=0.1),
+    training=Training(steps=1100, weight_decay=0.1),
 )
