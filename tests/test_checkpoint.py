@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from innerspace import checkpoint
+from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
 
 
 def test_an_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -13,8 +13,8 @@ def test_an_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
     layer(torch.ones(4, 3)).sum().backward()
     optimizer.step()
     state = {"optimizer": optimizer.state_dict(), "step": 1, "history": [1.5, None, "x"], "empty": {}}
-    checkpoint.save(tmp_path / "a" / "snapshot.safetensors", state)
-    found = checkpoint.load(tmp_path / "a" / "snapshot.safetensors")
+    save_state(tmp_path / "a" / "snapshot.safetensors", state)
+    found = load_state(tmp_path / "a" / "snapshot.safetensors")
     assert found["step"] == 1
     assert found["history"] == [1.5, None, "x"]
     assert found["empty"] == {}
@@ -26,25 +26,25 @@ def test_an_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_random_numbers_go_on(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "r", checkpoint.random_state())
+    save_state(tmp_path / "r", random_state())
     expected = torch.randn(5)
-    checkpoint.set_random_state(checkpoint.load(tmp_path / "r"))
+    set_random_state(load_state(tmp_path / "r"))
     assert torch.equal(torch.randn(5), expected)
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no snapshot at"):
-        checkpoint.load(tmp_path / "absent")
-    checkpoint.save(tmp_path / "s", {"x": torch.arange(100)})
+        load_state(tmp_path / "absent")
+    save_state(tmp_path / "s", {"x": torch.arange(100)})
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-50])
     with pytest.raises(ValueError, match="no complete safetensors file"):
-        checkpoint.load(tmp_path / "s")
+        load_state(tmp_path / "s")
     with pytest.raises(ValueError, match="/model is a Linear"):
-        checkpoint.save(tmp_path / "s", {"model": nn.Linear(1, 1)})
+        save_state(tmp_path / "s", {"model": nn.Linear(1, 1)})
 
 
 def test_an_interrupted_save_keeps_the_former_snapshot(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "s", {"x": torch.ones(1)})
+    save_state(tmp_path / "s", {"x": torch.ones(1)})
     with pytest.raises(ValueError, match="tensors and JSON only"):
-        checkpoint.save(tmp_path / "s", {"x": object()})
-    assert torch.equal(checkpoint.load(tmp_path / "s")["x"], torch.ones(1))
+        save_state(tmp_path / "s", {"x": object()})
+    assert torch.equal(load_state(tmp_path / "s")["x"], torch.ones(1))

@@ -1,8 +1,5 @@
 """Find the directions, dictionaries and subspaces inside hidden states, read them, write them, judge them."""
 
-# `from innerspace import checkpoint` names a module, not this file; the checker does not tell the two apart
-# pyright: reportImportCycles=false
-
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.directions import Directions, Origin

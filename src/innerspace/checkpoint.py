@@ -1,7 +1,7 @@
 """Snapshots from which training continues bit for bit: tensors as safetensors, everything else as JSON, never a pickle.
 
-A snapshot is a nested mapping of tensors, numbers, strings, lists and None. ``save`` writes it to one file and replaces
-the former one only when the new one is complete, so an interruption loses at most the steps since the last snapshot.
+A snapshot is a nested mapping of tensors, numbers, strings, lists and None. ``save_state`` writes it to one file and
+replaces the former one only when the new one is complete, so an interruption loses at most the steps since the last.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor
 State = Mapping[str, Any]
 
 
-def save(path: Path, state: State) -> None:
+def save_state(path: Path, state: State) -> None:
     """Write a snapshot atomically.
 
     Raises:
@@ -31,7 +31,7 @@ def save(path: Path, state: State) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> dict[str, Any]:
     """Read a snapshot.
 
     Raises:

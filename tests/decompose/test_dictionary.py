@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from innerspace import checkpoint
+from innerspace.checkpoint import save_state
 from innerspace.decompose.dictionary import Dictionary, moments
 from innerspace.decompose.nonlinearities import Activated, JumpReLU, Nonlinearity, ReLU, TopK
 
@@ -205,7 +205,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"other.* no snapshot written by innerspace"):
         Dictionary.load(path)
-    checkpoint.save(path, {"step": 3, "weights": {}})
+    save_state(path, {"step": 3, "weights": {}})
     with pytest.raises(ValueError, match=r"other.* holds no dictionary but step, weights"):
         Dictionary.load(path)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerspace import checkpoint
+from innerspace.checkpoint import save_state
 from innerspace.decompose.directions import Directions, Origin
 
 SPEED = Origin("speed", "high", "low", "mean_difference", "agent.2", "last", "train", "sha256:ab")
@@ -139,7 +139,7 @@ def test_comes_back_from_a_file(two: Directions, tmp_path: Path) -> None:
 
 def test_refuses_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
-    checkpoint.save(path, {"raw": torch.ones(1, 8)})
+    save_state(path, {"raw": torch.ones(1, 8)})
     with pytest.raises(ValueError, match="not 'innerspace directions 1'"):
         Directions.load(path)
     with pytest.raises(ValueError, match="no snapshot at"):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerspace import checkpoint
+from innerspace.checkpoint import load_state, save_state
 from innerspace.decompose.base import Code, Decomposition
 from innerspace.decompose.nonlinearities import Nonlinearity
 
@@ -152,7 +152,7 @@ class Dictionary(Decomposition):
                 f"the decoder rows have norms {norms.min():.3g} … {norms.max():.3g}, not 1; train with UnitDecoder()"
             )
         settings = {"width": self.width, "latents": self.latents, "nonlinearity": self.nonlinearity.to_json()}
-        checkpoint.save(path, {"kind": "Dictionary", "settings": settings, "weights": self.state_dict()})
+        save_state(path, {"kind": "Dictionary", "settings": settings, "weights": self.state_dict()})
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":
@@ -161,7 +161,7 @@ class Dictionary(Decomposition):
         Raises:
             ValueError: if the file is missing, damaged or holds something else, naming it.
         """
-        state = checkpoint.load(path)
+        state = load_state(path)
         if state.get("kind") != "Dictionary":
             raise ValueError(f"{path} holds no dictionary but {state.get('kind') or ', '.join(state)}")
         settings = state["settings"]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from innerspace import checkpoint
+from innerspace.checkpoint import load_state, save_state
 from innerspace.decompose.base import Code, Decomposition
 from innerspace.value import Value
 
@@ -224,7 +224,7 @@ class Directions(Decomposition):
     def save(self, path: Path) -> None:
         """Write a safetensors file that holds everything, and beside it its origins and lengths as JSON to read."""
         origins = [origin.to_json() for origin in self.origins]
-        checkpoint.save(path, {"format": _FORMAT, "raw": self.raw, "gap": self.gap, "origins": origins})
+        save_state(path, {"format": _FORMAT, "raw": self.raw, "gap": self.gap, "origins": origins})
         lengths = zip(origins, self.norm.tolist(), self.gap.tolist(), strict=True)
         rows = [{**origin, "norm": norm, "gap": gap} for origin, norm, gap in lengths]
         twin = {"format": _FORMAT, "tensors": path.name, "width": self.width, "directions": rows}
@@ -237,7 +237,7 @@ class Directions(Decomposition):
         Raises:
             ValueError: for a file that is missing, damaged, not ours, or made for another width.
         """
-        state = checkpoint.load(path)
+        state = load_state(path)
         if state.get("format") != _FORMAT:
             raise ValueError(f"{path} holds {state.get('format', 'another snapshot')!r}, not {_FORMAT!r}")
         raw = cast(Tensor, state["raw"])

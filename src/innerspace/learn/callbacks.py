@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from innerspace import checkpoint
+from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.learn.fit import Callback, Loop, Record
 from innerspace.measure.fidelity import row_fidelity
@@ -108,7 +108,7 @@ class Checkpoint(Callback):
         """Continue from the snapshot, if there is one."""
         if not self.path.exists():
             return
-        state = checkpoint.load(self.path)
+        state = load_state(self.path)
         for name, own in _settings(loop).items():
             if state.get(name) != own:
                 raise ValueError(
@@ -118,7 +118,7 @@ class Checkpoint(Callback):
         loop.optimizer.load_state_dict(state["optimizer"])
         loop.trials.restore(state["trials"])
         loop.step, loop.history = state["step"], state["history"]
-        checkpoint.set_random_state(state["random"])
+        set_random_state(state["random"])
 
     def close_step(self, loop: Loop, record: Record | None) -> None:  # noqa: ARG002
         """Write the snapshot."""
@@ -130,9 +130,9 @@ class Checkpoint(Callback):
             "optimizer": loop.optimizer.state_dict(),
             "trials": loop.trials.state(),
             "history": loop.history,
-            "random": checkpoint.random_state(),
+            "random": random_state(),
         }
-        checkpoint.save(self.path, _settings(loop) | state)
+        save_state(self.path, _settings(loop) | state)
 
 
 @final

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from innerspace import checkpoint
+from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
 from innerspace.motion.framing import Batch
 from innerspace.value import Json, Value
@@ -264,16 +264,16 @@ class _Run:
             "model": self.model.state_dict(),
             "weights": self.weights,
             "optimizer": self.optimizer.state_dict(),
-            "random": checkpoint.random_state(),
+            "random": random_state(),
         }
-        checkpoint.save(self.folder / "training.safetensors", state)
+        save_state(self.folder / "training.safetensors", state)
 
     def restore(self) -> None:
         """Go on from the folder's snapshot, if there is one."""
         path = None if self.folder is None else self.folder / "training.safetensors"
         if path is None or not path.is_file():
             return
-        state = checkpoint.load(path)
+        state = load_state(path)
         if state["identity"] != self._identity():
             raise ValueError(
                 f"{path} belongs to a run with {state['identity']}, not {self._identity()}; give another folder"
@@ -283,7 +283,7 @@ class _Run:
         self.weights = state["weights"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        checkpoint.set_random_state(state["random"])
+        set_random_state(state["random"])
 
 
 def _hide_history(batch: Batch, probability: float) -> Batch:
