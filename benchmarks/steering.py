@@ -1,7 +1,7 @@
-"""What steering costs: a steered forecast against a plain one, hooks against those of the peers that are installed.
+"""What steering costs: a steered forecast against a plain one, hooks against raw ones and, where installed, nnsight's.
 
-python benchmarks/steering.py            # this project and raw PyTorch hooks
-pip install nnsight pyvene; python benchmarks/steering.py    # and these two, where they are installed
+python benchmarks/steering.py
+pip install nnsight; python benchmarks/steering.py
 """
 
 import time
@@ -71,20 +71,6 @@ def contenders(network: nn.Module, x: Tensor, v: Tensor) -> Iterator[tuple[str, 
             return y
 
         yield "nnsight", traced
-    if find_spec("pyvene"):
-        import pyvene
-
-        settings = pyvene.IntervenableConfig(
-            [
-                {
-                    "component": "blocks[2].output",
-                    "intervention": pyvene.AdditionIntervention(source_representation=v, keep_last_dim=True),
-                }
-            ]
-        )
-        vened = pyvene.IntervenableModel(settings, network)
-        places = {"base": list(range(x.shape[1]))}
-        yield "pyvene", lambda: vened({"x": x}, unit_locations=places)[1]
 
 
 @torch.no_grad()

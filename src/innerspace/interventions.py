@@ -45,14 +45,15 @@ class Steer:
         if isinstance(self.by, int | float) and self.by == 0:
             return x
         along = self.along.directions if isinstance(self.along, Decomposition) else self.along
-        along = along.reshape(-1, along.shape[-1]).to(x)
         if along.shape[-1] != x.shape[-1]:
             raise ValueError(
                 f"the direction has width {along.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
                 f"a direction belongs to the site that it was fitted at"
             )
         if isinstance(self.by, int | float):
-            return torch.add(x, along.sum(0), alpha=self.by)
+            total = along if along.ndim == 1 else along.sum(0)
+            return torch.add(x, total.to(x), alpha=self.by)
+        along = along.reshape(-1, along.shape[-1]).to(x)
         by = torch.as_tensor(self.by, dtype=x.dtype, device=x.device)
         shape = tuple(by.shape)
         if shape not in ((), along.shape[:1], (x.shape[0], len(along))):
