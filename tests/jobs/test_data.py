@@ -45,6 +45,8 @@ def av2(path: Path, **settings: Any) -> Splits:
         ({"path": Path("x")}, "data.path x is given, but data.kind is simulated; did you mean av2"),
         ({"kind": "av2", "path": Path("no/where")}, "data.path: no folder at no/where"),
         ({"kind": "av2", "path": Path(), "confounded": True}, "data.confounded is a setting of simulated scenes"),
+        ({"kind": "av2", "path": Path(), "scenes": 7}, "data.scenes is a setting of simulated scenes"),
+        ({"stride": 7}, "data.stride is a setting of recorded scenes, but data.kind is simulated"),
         ({"held_out": "3b"}, "data.held_out '3b' names a log, but data.kind is simulated"),
         ({"fit": 0.0}, "data.fit and data.test are shares that leave room to train on; given 0.0, 0.1"),
         ({"test": -0.1}, "data.fit and data.test are shares .* given 0.25, -0.1"),

@@ -62,8 +62,11 @@ class Data(Value):
             raise ValueError(f"data.path {self.path} is given, but data.kind is simulated; did you mean av2?")
         if self.kind == "simulated" and self.held_out is not None:
             raise ValueError(f"data.held_out {self.held_out!r} names a log, but data.kind is simulated")
-        if self.kind == "av2" and self.confounded:
-            raise ValueError("data.confounded is a setting of simulated scenes, but data.kind is av2")
+        foreign = ("stride",) if self.kind == "simulated" else ("confounded", "scenes", "seed", "fit", "test")
+        default = Data()
+        if ignored := [name for name in foreign if getattr(self, name) != getattr(default, name)]:
+            whose = "recorded" if self.kind == "simulated" else "simulated"
+            raise ValueError(f"data.{ignored[0]} is a setting of {whose} scenes, but data.kind is {self.kind}")
         if self.path is not None and not self.path.is_dir():
             raise ValueError(f"data.path: no folder at {self.path}")
         if not (0 < self.fit and 0 < self.test and self.fit + self.test < 0.9):
