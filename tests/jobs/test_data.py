@@ -171,8 +171,8 @@ def test_parts_keep_rows_words_and_groups_together(recorded: Path) -> None:
     for row, group in enumerate(parts.both_groups.tolist()):
         of_group.setdefault(group, set()).add(scenes[int(parts.both.scene[row])].group)
     assert sorted(map(sorted, of_group.values())) == [["a-log"], ["b-log"], ["c-log"], ["s"]]
-    assert len(parts.fit_groups.unique()) == len(splits.fit)
-    assert len(parts.test_groups) == len(parts.test)
+    assert len(parts.fit.scene.unique()) == len(splits.fit)
+    assert len(parts.test_labels.words()) == len(parts.test)
     simulated = Parts.of(Data(scenes=100).read(FRAMING), FRAMING, Vocabulary())
     assert len(simulated.both_groups.unique()) == 35
 

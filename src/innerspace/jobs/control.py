@@ -138,7 +138,7 @@ class WordsInMotion(Job):
                     f"no control vector for {feature.name}: too few {' and '.join(missing)} agents to fit it"
                 )
         vectors = list(
-            fit_vectors(fit_states, parts.fit_labels, parts.fit_groups, origin, self.methods, dictionaries, self.seeds)
+            fit_vectors(fit_states, parts.fit_labels, parts.fit.scene, origin, self.methods, dictionaries, self.seeds)
         )
         Directions.concatenate([fitted.direction for fitted in vectors]).save(run.folder / "directions.safetensors")
 

@@ -15,8 +15,7 @@ from innerspace.motion.words import Labels, Vocabulary, label
 class Parts:
     """Batches of every split; ``both`` is ``fit`` followed by ``test``, which probes split anew.
 
-    ``both_groups`` numbers the groups that no split tears apart (scenes, or whole logs); ``fit_groups`` and
-    ``test_groups`` number scenes, the unit of the bootstrap.
+    ``both_groups`` numbers the groups that no split tears apart (scenes, or whole logs); bootstraps draw scenes.
     """
 
     splits: Splits
@@ -27,10 +26,8 @@ class Parts:
     both_groups: Int[Tensor, "both"]
     fit: Batch
     fit_labels: Labels
-    fit_groups: Int[Tensor, "fit"]
     test: Batch
     test_labels: Labels
-    test_groups: Int[Tensor, "test"]
 
     @staticmethod
     def of(splits: Splits, framing: Framing, vocabulary: Vocabulary) -> "Parts":
@@ -48,10 +45,8 @@ class Parts:
             both_groups=torch.tensor([number[scene.group] for scene in scenes])[both.scene],
             fit=fit,
             fit_labels=label(fit.target, fit.dt, vocabulary),
-            fit_groups=fit.scene,
             test=test,
             test_labels=label(test.target, test.dt, vocabulary),
-            test_groups=test.scene,
         )
 
 
