@@ -109,5 +109,5 @@ class At:
     do: Intervention
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:
-        chosen = self.where.select(tuple(x.shape[:-1]), visit.valid(), x.device)
+        chosen = self.where.select(tuple(x.shape[:-1]), visit.valid(), x.device, visit.start)
         return torch.where(chosen[..., None], self.do(x, visit), x)

@@ -31,7 +31,7 @@ class Stopped(Exception):  # noqa: N818
 def attached(
     module: nn.Module,
     plan: Mapping[Site, Sequence[Intervention]],
-    visit: Callable[[Site], Visit],
+    visit: Callable[[Site, tuple[int, ...]], Visit],
     *,
     stop: bool = False,
     repeat: bool = False,
@@ -57,7 +57,7 @@ def attached(
                 f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
                 f"with Site(call=…), or use Model.under, which edits every call"
             )
-        occasion = visit(site)
+        occasion = visit(site, tuple(hidden.shape[:-1]))
         for intervention in plan[site]:
             hidden = intervention(hidden, occasion)
         seen.add(site)
@@ -78,6 +78,23 @@ def attached(
             f"site {missing[0].name!r} ({missing[0].module}) never came up in the pass: its module was not called "
             f"(an unused branch, a fused kernel, a compiled graph, or call={missing[0].call} beyond the last)"
         )
+
+
+@contextmanager
+def bypassed(module: nn.Module, paths: Sequence[str], result: object) -> Generator[None]:
+    """Inside the ``with`` the submodules at ``paths`` compute nothing and give ``result``; their hooks still run."""
+    parts = [module.get_submodule(path) for path in paths]
+    former = [vars(part).get("forward") for part in parts]
+    try:
+        for part in parts:
+            part.forward = lambda *_, **__: result
+        yield
+    finally:
+        for part, own in zip(parts, former, strict=True):
+            if own is None:
+                del part.forward
+            else:
+                part.forward = own
 
 
 def _register(module: nn.Module, site: Site, handle: Callable[[Site, Tensor], Tensor]) -> RemovableHandle:

@@ -5,18 +5,20 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from innerspace.network.hooks import Stopped, attached
+from innerspace.network.hooks import Stopped, attached, bypassed
 from innerspace.network.site import Site
 from innerspace.network.trace import Intervention, Trace, Visit
 
 Interventions = Mapping[str, Intervention | Sequence[Intervention]]
 """Site names, each with one intervention or several that compose in order."""
+
+_Plan = Mapping[Site, Sequence[Intervention]]
 
 
 class Family(ABC):
@@ -30,9 +32,47 @@ class Family(ABC):
     def forward(self, module: nn.Module, batch: Any) -> Mapping[str, Tensor]:
         """Call the network on a batch."""
 
-    def mask(self, batch: Any, site: Site) -> Bool[Tensor, "..."] | None:  # noqa: ARG002
+    def mask(self, batch: Any, site: Site) -> Bool[Tensor, "..."] | None:
         """Which positions at a site are valid (shape of the hidden state without its last axis); None for all."""
         return None
+
+    def aliases(self, module: nn.Module) -> Mapping[str, str]:
+        """Other names of sites, such as those of another library; module paths need not be among them."""
+        return {}
+
+    def cut(self, module: nn.Module, site: Site) -> Site | None:
+        """The last site, at this one or before, whose state alone tells all that follows; None if there is none."""
+        return None
+
+    def spared(self, module: nn.Module, cut: Site) -> Sequence[str]:
+        """The modules that need not run, in their order, when the state at a cut is given.
+
+        All of them give what the last of them gives: a tensor, or a tuple that begins with one.
+        """
+        return ()
+
+    def head(self, module: nn.Module) -> Site | None:
+        """The site where ``divergence`` takes over, so that passes may stop there; None where they run to the end."""
+        return None
+
+    def divergence(
+        self,
+        module: nn.Module,
+        clean: Trace,
+        other: Trace,
+        chosen: Bool[Tensor, "..."] | None,
+    ) -> Float[Tensor, ""]:
+        """E[KL(clean ‖ other)] in nats between the networks' output distributions, the mean over chosen positions.
+
+        Differentiable in the other trace. Each trace holds the state at ``head``, or the output where there is none.
+        ``chosen`` are positions of the head, or rows of the output; None for all.
+
+        Raises:
+            ValueError: if the family does not know what its outputs mean.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say how far two outputs are apart; training end to end needs a divergence"
+        )
 
 
 @final
@@ -49,19 +89,22 @@ class Model:
         self.family = family
         self.sites: dict[str, Site] = {site.name: site for site in family.sites(module)}
         self._parts = tuple(module.modules())
-        self._by_module = {site.module: site for site in self.sites.values() if site.io == "output"}
+        outputs = {site.module: site for site in self.sites.values() if site.io == "output"}
+        aliases = {alias: self.sites[name] for alias, name in family.aliases(module).items()}
+        self._names = outputs | aliases | self.sites
+        self._forms = dict[str, int]()
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site.name} ({site.width})" for site in self.sites.values())
         return f"Model({type(self.module).__name__}, sites: {sites})"
 
     def site(self, name: str) -> Site:
-        """The site of that name or module path.
+        """The site of that name, alias or module path.
 
         Raises:
             ValueError: if there is none, naming those there are.
         """
-        found = self.sites.get(name) or self._by_module.get(name)
+        found = self._names.get(name)
         if found is None:
             close = difflib.get_close_matches(name, self.sites, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -80,13 +123,48 @@ class Model:
         """
         if stop and not interventions:
             raise ValueError("stop=True needs at least one site to stop behind")
-        trace = Trace()
-        try:
-            with self._edited(batch, interventions or {}, trace, stop=stop, repeat=False):
-                trace.output = self.family.forward(self.module, batch)
-        except Stopped:
-            pass
-        return trace
+        return self._pass(batch, self._plan(interventions or {}), stop=stop)
+
+    def resume(
+        self,
+        batch: Any,
+        site: str,
+        hidden: Float[Tensor, "*positions d"],
+        interventions: Interventions | None = None,
+        *,
+        stop: bool = False,
+    ) -> Trace:
+        """A pass that goes on from the state ``hidden`` at a site, given all of it: what lies before is not computed.
+
+        That holds for sites that are a ``cut``; at others the pass runs from the start, and what differs is the state
+        at the site. Interventions at the site itself see the given state.
+
+        Raises:
+            ValueError: for an unknown site, a state of another width, or an intervention at a place that is skipped.
+            Unvisited: if a site never came up.
+        """
+        place = self.site(site)
+        if hidden.shape[-1] != place.width:
+            raise ValueError(f"the given state has width {hidden.shape[-1]}, the one at {site!r} has {place.width}")
+        spared = self.family.spared(self.module, place) if self.cut(site) == place else ()
+        plan = self._plan(interventions or {})
+        for other in plan:
+            if other != place and any(f"{other.module}.".startswith(f"{path}.") for path in spared):
+                raise ValueError(
+                    f"nothing is computed at {other.name!r} when a pass goes on from {site!r}; "
+                    f"it may be touched from {place.module} on"
+                )
+
+        def give(x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG001
+            return hidden
+
+        plan = dict(plan) | {place: (give, *plan.get(place, ()))}
+        with bypassed(self.module, spared, self._formed(batch, spared[-1], hidden) if spared else None):
+            return self._pass(batch, plan, stop=stop and len(plan) > 0)
+
+    def cut(self, site: str) -> Site | None:
+        """The last place, at the site or before, from which ``resume`` computes only what follows; None without one."""
+        return self.family.cut(self.module, self.site(site))
 
     @contextmanager
     def under(self, interventions: Interventions, batch: Any = None) -> Generator[Trace]:
@@ -95,20 +173,50 @@ class Model:
         Every call of a site is edited; reads keep the last one. ``batch`` tells interventions what is padding.
         """
         trace = Trace()
-        with self._edited(batch, interventions, trace, stop=False, repeat=True):
+        with self._edited(batch, self._plan(interventions), trace, stop=False, repeat=True):
             yield trace
 
-    @contextmanager
-    def _edited(
-        self, batch: Any, interventions: Interventions, trace: Trace, *, stop: bool, repeat: bool
-    ) -> Generator[None]:
-        plan = {
-            self.site(name): tuple(given) if isinstance(given, Sequence) else (given,)
-            for name, given in interventions.items()
-        }
-        masks = dict[str, Tensor | None]()
+    def _plan(self, interventions: Interventions) -> _Plan:
+        plan = dict[Site, tuple[Intervention, ...]]()
+        for name, given in interventions.items():
+            site = self.site(name)
+            plan[site] = (*plan.get(site, ()), *(given if isinstance(given, Sequence) else (given,)))
+        return plan
 
-        def visit(site: Site) -> Visit:
+    def _pass(self, batch: Any, plan: _Plan, *, stop: bool) -> Trace:
+        trace = Trace()
+        try:
+            with self._edited(batch, plan, trace, stop=stop, repeat=False):
+                trace.output = self.family.forward(self.module, batch)
+        except Stopped:
+            pass
+        return trace
+
+    def _formed(self, batch: Any, path: str, hidden: Tensor) -> object:
+        """A state in the form in which the module at that path gives it, which depends on the library's version."""
+        if path not in self._forms:
+
+            def look(_: nn.Module, __: object, output: object) -> None:
+                self._forms[path] = len(cast(tuple[object, ...], output)) if isinstance(output, tuple) else 0
+                raise Stopped
+
+            handle = self.module.get_submodule(path).register_forward_hook(look)
+            try:
+                with torch.no_grad(), _frozen(self.module, self._parts):
+                    self.family.forward(self.module, batch)
+            except Stopped:
+                pass
+            finally:
+                handle.remove()
+        size = self._forms[path]
+        return (hidden, *[None] * (size - 1)) if size else hidden
+
+    @contextmanager
+    def _edited(self, batch: Any, plan: _Plan, trace: Trace, *, stop: bool, repeat: bool) -> Generator[None]:
+        masks = dict[str, Tensor | None]()
+        seen = dict[str, int]()
+
+        def visit(site: Site, shape: tuple[int, ...]) -> Visit:
             # a shape annotation here would be built anew at every visit
             def valid() -> Tensor | None:
                 if batch is None:
@@ -117,12 +225,20 @@ class Model:
                     )
                 if site.name not in masks:
                     masks[site.name] = self.family.mask(batch, site)
-                return masks[site.name]
+                return _fitted(masks[site.name], shape) if repeat else masks[site.name]
 
-            return Visit(site, batch, trace, valid)
+            return Visit(site, batch, trace, valid, self._start(seen, site, shape, batch) if repeat else 0)
 
         with _frozen(self.module, self._parts), attached(self.module, plan, visit, stop=stop, repeat=repeat):
             yield
+
+    def _start(self, seen: dict[str, int], site: Site, shape: tuple[int, ...], batch: Any) -> int:
+        """How many tokens of a generation came before these: a call of the prompt's length begins another one."""
+        mask = None if batch is None else self.family.mask(batch, site)
+        begins = mask is None or shape[-1] == mask.shape[-1] > 1
+        start = 0 if begins else seen.get(site.name, 0)
+        seen[site.name] = start + shape[-1]
+        return start
 
     def fingerprint(self) -> str:
         """A hash of the weights: the same for equal networks, another after any change."""
@@ -131,6 +247,15 @@ class Model:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _fitted(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """The prompt's mask for the hidden states of a generation: repeated samples follow each other, new tokens count."""
+    if mask is None or tuple(mask.shape) == shape:
+        return mask
+    if mask.shape[-1] != shape[-1]:
+        return mask.new_ones(shape)
+    return mask.repeat_interleave(shape[0] // len(mask), 0)
 
 
 @contextmanager

@@ -32,21 +32,36 @@ class Where(Value):
     """The positions that are read or written: one concept for both.
 
     ``tokens`` is ``"all"``, ``"valid"`` (not padded), ``"last"`` (the last valid token of every row), or an index.
-    An index counts from the end where it is negative, and never means a padded token.
+    An index counts from the end where it is negative, and never means a padded token. ``skip`` leaves out the first
+    valid tokens of every row, such as the outlier at position 0 of a language model.
     """
 
     tokens: Literal["all", "valid", "last"] | int = "valid"
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        if self.skip < 0:
+            raise ValueError(f"the tokens to skip should not be fewer than none, they are {self.skip}")
 
     def select(
-        self, shape: tuple[int, ...], valid: Bool[Tensor, "*positions"] | None, device: torch.device | None = None
+        self,
+        shape: tuple[int, ...],
+        valid: Bool[Tensor, "*positions"] | None,
+        device: torch.device | None = None,
+        start: int = 0,
     ) -> Bool[Tensor, "*positions"]:
         """Which positions of a hidden state are meant; ``shape`` is the state's without its last axis.
+
+        ``start`` tells how many tokens came before these in the same generation: an index from the front counts from
+        its beginning, and what is skipped is skipped there.
 
         Raises:
             ValueError: for an index outside the token axis.
         """
         if valid is None:
             valid = torch.ones(shape, dtype=torch.bool, device=device)
+        if self.skip > start:
+            valid = valid & (valid.cumsum(-1) > self.skip - start)
         match self.tokens:
             case "all":
                 return torch.ones_like(valid)
@@ -57,8 +72,11 @@ class Where(Value):
                 last = torch.where(valid, place, -1).amax(-1, keepdim=True)
                 return valid & (place == last)
             case index:
+                index = index - start if index >= 0 else index
+                chosen = torch.zeros_like(valid)
+                if start and not -shape[-1] <= index < shape[-1]:
+                    return chosen
                 if not -shape[-1] <= index < shape[-1]:
                     raise ValueError(f"token {index} does not exist; there are {shape[-1]} tokens")
-                chosen = torch.zeros_like(valid)
                 chosen[..., index] = valid[..., index]
                 return chosen

@@ -25,13 +25,15 @@ class Trace:
 class Visit:
     """The occasion on which an intervention sees a hidden state: where, in which batch, and what is padding there.
 
-    ``valid()`` gives the positions that are no padding, or None where nothing is padded.
+    ``valid()`` gives the positions that are no padding, or None where nothing is padded. ``start`` counts the tokens
+    that came by in earlier calls of the same generation.
     """
 
     site: Site
     batch: Any
     trace: Trace
     valid: Callable[[], Bool[Tensor, "..."] | None]
+    start: int = 0
 
 
 Intervention = Callable[[Tensor, Visit], Tensor]
