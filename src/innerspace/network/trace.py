@@ -14,11 +14,13 @@ from innerspace.network.site import Site
 class Trace:
     """The outputs of one pass and the hidden states that were read on the way.
 
-    ``output`` is empty when the pass was stopped before the end.
+    ``output`` is empty when the pass was stopped before the end. ``memo`` keeps what is worth computing only once from
+    a trace that is compared with several others.
     """
 
     output: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hidden: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    memo: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True, eq=False)
