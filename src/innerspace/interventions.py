@@ -77,7 +77,7 @@ class Splice:
     via: Decomposition
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG002
-        return self.via.decode(self.via.encode(x).z)
+        return self.via.decode(self.via.code(x).z)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """Sparse dictionaries: the laws of decompositions, the nonlinearities' gradients, normalization, files."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from innerspace.checkpoint import save_state
 from innerspace.decompose.dictionary import Dictionary, moments
-from innerspace.decompose.nonlinearities import Activated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.nonlinearities import Activated, JumpReLU, Nonlinearity, Numbers, ReLU, TopK
 
 WIDTH, LATENTS = 6, 16
 NONLINEARITIES = [ReLU(), JumpReLU(bandwidth=0.3, threshold=0.2), TopK(k=3)]
@@ -98,14 +97,14 @@ def test_jump_relu_has_the_straight_through_gradient_of_the_paper() -> None:
     bandwidth, threshold = 0.3, torch.tensor([0.2, 0.5], dtype=torch.float64)
     pre = torch.tensor([[0.3, 0.36], [0.19, 0.9], [0.36, 0.64]], dtype=torch.float64, requires_grad=True)
     log_threshold = threshold.log().requires_grad_()
-    z, cost = JumpReLU(bandwidth)(pre, {"log_threshold": log_threshold})
+    z, cost = JumpReLU(bandwidth)(pre, {"log_threshold": log_threshold}, training=True)
     to_z, to_cost = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    torch.autograd.backward((z, cost), (to_z, to_cost))
+    torch.autograd.backward((z, cost.sum(-1)), (to_z, to_cost))
 
     on = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.float64)
     kernel = torch.tensor([[1, 1], [1, 0], [0, 1]], dtype=torch.float64)
     torch.testing.assert_close(z, pre * on)
-    torch.testing.assert_close(cost, on.sum(-1))
+    torch.testing.assert_close(cost, on)
     z_by_threshold = -(threshold / bandwidth) * kernel
     cost_by_threshold = -(1 / bandwidth) * kernel
     by_threshold = (to_z * z_by_threshold + to_cost[:, None] * cost_by_threshold).sum(0)
@@ -148,7 +147,7 @@ def test_normalize_and_project_gradient_keep_the_sphere() -> None:
     torch.testing.assert_close(what.decoder.grad, tangent)
     with torch.no_grad():
         what.decoder.mul_(torch.rand(LATENTS, 1) + 0.5)
-    what.normalize()
+    what.retract()
     torch.testing.assert_close(what.decoder.norm(dim=-1), torch.ones(LATENTS))
 
 
@@ -214,7 +213,7 @@ def test_rows_that_left_the_sphere_are_not_saved(tmp_path: Path) -> None:
     what = Dictionary(WIDTH, LATENTS, ReLU())
     with torch.no_grad():
         what.decoder[0] *= 2
-    with pytest.raises(ValueError, match=r"norms 1 … 2, not 1; train with UnitDecoder"):
+    with pytest.raises(ValueError, match=r"norms 1 … 2, not 1; call retract"):
         what.save(tmp_path / "dictionary.safetensors")
 
 
@@ -246,8 +245,8 @@ def test_bad_input_is_named() -> None:
 class Halved(Nonlinearity):
     """One class is a whole nonlinearity."""
 
-    def __call__(self, pre: Tensor, parameters: Mapping[str, Tensor]) -> Activated:
-        return Activated(pre.relu() / 2, pre.new_zeros(pre.shape[:-1]))
+    def activate(self, pre: Tensor, numbers: Numbers) -> Activated:
+        return Activated(pre.relu() / 2, torch.zeros_like(pre))
 
 
 def test_a_nonlinearity_is_one_class(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from innerspace.decompose.sparse import Sparse
+
 
 class Code(NamedTuple):
     """What ``encode`` returns: entries ``z``, pre-activations ``pre``, and the sparsity cost of each row.
@@ -17,6 +19,17 @@ class Code(NamedTuple):
     z: Float[Tensor, "*rows k"]
     pre: Float[Tensor, "*rows k"]
     cost: Float[Tensor, "*rows"]
+
+
+class SparseCode(NamedTuple):
+    """A code of which only the entries that are on are kept; ``pre`` is known at the same places only."""
+
+    z: Sparse
+    pre: Sparse
+    cost: Float[Tensor, "*rows"]
+
+
+AnyCode = Code | SparseCode
 
 
 class Decomposition(nn.Module, ABC):
@@ -40,10 +53,20 @@ class Decomposition(nn.Module, ABC):
     def encode(self, x: Float[Tensor, "*rows d"]) -> Code:
         """The coordinates of hidden states."""
 
+    def code(self, x: Float[Tensor, "*rows d"]) -> AnyCode:
+        """The coordinates in whichever form is cheaper: dense, or only the entries that are on."""
+        return self.encode(x)
+
     @abstractmethod
-    def decode(self, z: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows d"]:
+    def decode(self, z: Float[Tensor, "*rows k"] | Sparse) -> Float[Tensor, "*rows d"]:
         """Hidden states from coordinates; affine."""
 
     def lift(self, dz: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows d"]:
         """The change of the hidden state that a change of coordinates makes; linear, never a bias."""
         return dz @ self.directions
+
+    def project_gradient(self) -> None:
+        """Remove from the gradients what would leave the set on which the parameters live; runs before each step."""
+
+    def retract(self) -> None:
+        """Bring the parameters back onto the set on which they live; runs after each step."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from innerspace.checkpoint import load_state, save_state
 from innerspace.decompose.base import Code, Decomposition
+from innerspace.decompose.sparse import Sparse, weighted_sum
 from innerspace.value import Value
 
 _FORMAT = "innerspace directions 1"
@@ -136,9 +137,9 @@ class Directions(Decomposition):
         z = x @ self._inverse
         return Code(z, z, x.new_zeros(x.shape[:-1]))
 
-    def decode(self, z: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows d"]:
+    def decode(self, z: Float[Tensor, "*rows k"] | Sparse) -> Float[Tensor, "*rows d"]:
         """The sum of the steps, z · directions; linear, for directions know no origin."""
-        return self.lift(z)
+        return weighted_sum(z, self.directions) if isinstance(z, Sparse) else self.lift(z)
 
     def projected_out(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Hidden states without what lies in the span of these directions."""

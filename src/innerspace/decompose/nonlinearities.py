@@ -1,12 +1,16 @@
-"""What makes a code sparse, and what its sparsity costs: ReLU, JumpReLU, TopK.
+"""What makes a code sparse, and what its sparsity costs: ReLU, JumpReLU, Gated, TopK, BatchTopK.
 
 A nonlinearity is one frozen class: its settings are its fields; its learned numbers, if any, live in the dictionary
 that uses it and are handed back at every call. A new one is a new class here, and nothing else changes.
+
+Each says twice what it does: *densely*, for every latent of every row, and as the *support* of the few entries that it
+lets through with what becomes of them. Outside of the support neither the code nor any gradient differs from zero, so
+the two agree exactly, and the second never writes the dense code down.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -14,19 +18,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from innerspace.decompose.sparse import Support
 from innerspace.value import Value
+
+Tiles = Callable[[], Iterator[Tensor]]
+"""The pre-activations of rows, block by block; every block lies in memory only until the next."""
+
+Numbers = Mapping[str, Tensor]
+"""The learned numbers of a nonlinearity, by name."""
 
 
 class Activated(NamedTuple):
-    """What a nonlinearity returns: sparse entries, and what each row costs (see ``Code``)."""
+    """What a nonlinearity makes of pre-activations: entries, and what each costs (see ``Code``)."""
 
-    z: Float[Tensor, "*rows k"]
-    cost: Float[Tensor, "*rows"]
+    z: Float[Tensor, "..."]
+    cost: Float[Tensor, "..."]
 
 
 @dataclass(frozen=True)
 class Nonlinearity(Value, ABC):
     """From pre-activations to a sparse code that is never negative."""
+
+    @property
+    def always_few(self) -> bool:
+        """Whether few entries are on from the first step, so that the sparse form is always the cheaper one."""
+        return False
 
     def parameters(self, latents: int) -> dict[str, Float[Tensor, "{latents}"]]:  # noqa: ARG002
         """Initial values of the learned numbers, one per latent; none by default.
@@ -36,19 +52,31 @@ class Nonlinearity(Value, ABC):
         """
         return {}
 
+    def running(self) -> dict[str, Tensor]:
+        """Initial values of what is not learned but followed while training; nothing by default."""
+        return {}
+
+    def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
+        """The entries that pass, without a gradient: what is positive, unless a class says otherwise."""
+        return _above(tiles, 0.0)
+
     @abstractmethod
-    def __call__(self, pre: Float[Tensor, "*rows k"], parameters: Mapping[str, Tensor]) -> Activated:
-        """The code and its cost."""
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:
+        """What becomes of pre-activations that passed; the numbers are those of each entry's latent."""
+
+    def __call__(self, pre: Float[Tensor, "rows k"], numbers: Numbers, *, training: bool) -> Activated:  # noqa: ARG002
+        """The dense code, and the cost of each of its entries."""
+        return self.activate(pre, numbers)
 
 
 @dataclass(frozen=True)
 class ReLU(Nonlinearity):
     """z = max(pre, 0), at the cost of its L1 norm."""
 
-    def __call__(self, pre: Float[Tensor, "*rows k"], parameters: Mapping[str, Tensor]) -> Activated:  # noqa: ARG002
-        """The code and its L1 norm."""
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
+        """The positive part, which is its own cost."""
         z = pre.relu()
-        return Activated(z, z.sum(-1))
+        return Activated(z, z)
 
 
 @dataclass(frozen=True)
@@ -73,9 +101,33 @@ class JumpReLU(Nonlinearity):
         """The logarithms of the thresholds."""
         return {"log_threshold": torch.full((latents,), math.log(self.threshold))}
 
-    def __call__(self, pre: Float[Tensor, "*rows k"], parameters: Mapping[str, Tensor]) -> Activated:
-        """The code and its number of entries above threshold."""
-        return Activated(*cast(tuple[Tensor, Tensor], _Jump.apply(pre, parameters["log_threshold"], self.bandwidth)))
+    def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:
+        """What is above its threshold; while training also what is so close below that the threshold feels it."""
+        bound = numbers["log_threshold"].exp()
+        return _above(tiles, bound - self.bandwidth / 2 if training else bound)
+
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:
+        """The entries above threshold, each of which costs one."""
+        return Activated(*cast(tuple[Tensor, Tensor], _Jump.apply(pre, numbers["log_threshold"], self.bandwidth)))
+
+
+@dataclass(frozen=True)
+class Gated(Nonlinearity):
+    """z = H(pre) · max(eʳ pre + b, 0): one bias decides what is on, a scale r and a bias b per latent how much.
+
+    The cost is the gate's own L1 norm, max(pre, 0), which shrinks the gate and not the entries. The gate learns through
+    ``GateReconstruction``. Rajamanoharan et al. 2024, arXiv 2404.16014, with W_mag = eʳ W_gate; their magnitude bias is
+    b + eʳ b_gate here, where b_gate is the dictionary's encoder bias.
+    """
+
+    def parameters(self, latents: int) -> dict[str, Float[Tensor, "{latents}"]]:
+        """Magnitudes that equal the gate's."""
+        return {"log_magnitude": torch.zeros(latents), "magnitude_bias": torch.zeros(latents)}
+
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:
+        """The magnitudes where the gate is open, at the cost of how far it is."""
+        magnitude = torch.addcmul(numbers["magnitude_bias"], numbers["log_magnitude"].exp(), pre).relu()
+        return Activated(magnitude * (pre > 0), pre.relu())
 
 
 @dataclass(frozen=True)
@@ -85,24 +137,133 @@ class TopK(Nonlinearity):
     k: int
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"TopK: k should be at least 1, it is {self.k}")
+        _check_k(self)
+
+    @property
+    def always_few(self) -> bool:
+        """True."""
+        return True
 
     def parameters(self, latents: int) -> dict[str, Float[Tensor, "{latents}"]]:
         """None; checks that there are enough latents to choose from."""
-        if self.k > latents:
-            raise ValueError(f"TopK: k should be at most the number of latents, {latents}; it is {self.k}")
-        return {}
+        return _enough(self, latents)
 
-    def __call__(self, pre: Float[Tensor, "*rows k"], parameters: Mapping[str, Tensor]) -> Activated:  # noqa: ARG002
+    def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
+        """The largest of each row, positive or not."""
+        best = [tile.topk(self.k, dim=-1, sorted=False) for tile in tiles()]
+        pre = torch.cat([found.values for found in best])
+        offsets = torch.arange(0, pre.numel() + 1, self.k, device=pre.device)
+        return Support(pre.flatten(), torch.cat([found.indices for found in best]).flatten(), offsets)
+
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
+        """The positive part."""
+        return Activated(pre.relu(), torch.zeros_like(pre))
+
+    def __call__(self, pre: Float[Tensor, "rows k"], numbers: Numbers, *, training: bool) -> Activated:  # noqa: ARG002
         """The code, and zeros."""
         values, index = pre.topk(self.k, dim=-1, sorted=False)
         z = torch.zeros_like(pre).scatter_(-1, index, values.relu())
-        return Activated(z, pre.new_zeros(pre.shape[:-1]))
+        return Activated(z, torch.zeros_like(pre))
+
+
+@dataclass(frozen=True)
+class BatchTopK(Nonlinearity):
+    """z keeps the k · rows largest positive pre-activations of a batch, at no cost. Bussmann et al. 2024, 2412.06410.
+
+    After training, rows no longer compete: what passes is above the mean of the training batches' thresholds, of which
+    ``memory`` is the share that is kept at each step. A dictionary that was never trained has no threshold yet and
+    goes by the batch.
+    """
+
+    k: int
+    memory: float = 0.999
+
+    def __post_init__(self) -> None:
+        _check_k(self)
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"BatchTopK: memory is a share below one, it is {self.memory}")
+
+    @property
+    def always_few(self) -> bool:
+        """True."""
+        return True
+
+    def parameters(self, latents: int) -> dict[str, Float[Tensor, "{latents}"]]:
+        """None; checks that there are enough latents to choose from."""
+        return _enough(self, latents)
+
+    def running(self) -> dict[str, Tensor]:
+        """The threshold, negative until there is one, and that of the last batch."""
+        return {"threshold": torch.tensor(-1.0), "last": torch.tensor(-1.0)}
+
+    def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:
+        """What is above the batch's threshold, which is looked for near that of the batch before."""
+        if not training and numbers["threshold"] > 0:
+            return _above(tiles, numbers["threshold"])
+        guess = 0.9 * float(numbers["last"])
+        found = _above(tiles, max(guess, 0.0))
+        wanted = self.k * (len(found.offsets) - 1)
+        if guess > 0 and len(found.pre) < wanted:
+            found = _above(tiles, 0.0)
+        found = _largest(found, wanted)
+        if training and len(found.pre):
+            self._follow(found.pre.min(), numbers)
+        return found
+
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
+        """The positive part."""
+        return Activated(pre.relu(), torch.zeros_like(pre))
+
+    def __call__(self, pre: Float[Tensor, "rows k"], numbers: Numbers, *, training: bool) -> Activated:
+        """The code, and zeros."""
+        found = self.support(lambda: iter((pre.detach(),)), numbers, training=training)
+        on = torch.zeros_like(pre)
+        row = torch.arange(len(pre), device=pre.device).repeat_interleave(found.offsets.diff())
+        on[row, found.latent] = 1
+        return Activated(pre.relu() * on, torch.zeros_like(pre))
+
+    def _follow(self, threshold: Tensor, numbers: Numbers) -> None:
+        numbers["last"].copy_(threshold)
+        first = numbers["threshold"] < 0
+        numbers["threshold"].lerp_(threshold.to(numbers["threshold"]), torch.where(first, 1.0, 1 - self.memory))
+
+
+def _above(tiles: Tiles, bound: float | Tensor) -> Support:
+    """The entries above a bound, the same or one per latent."""
+    pre, latent, counts = list[Tensor](), list[Tensor](), list[Tensor]()
+    for tile in tiles():
+        on = tile > bound
+        row, column = on.nonzero(as_tuple=True)
+        pre.append(tile[row, column])
+        latent.append(column)
+        counts.append(torch.bincount(row, minlength=len(tile)))
+    offsets = torch.cat([counts[0].new_zeros(1), *counts]).cumsum(0)
+    return Support(torch.cat(pre), torch.cat(latent), offsets)
+
+
+def _largest(found: Support, count: int) -> Support:
+    """The ``count`` largest entries, in the order in which they stood."""
+    if len(found.pre) <= count:
+        return found
+    keep = found.pre.topk(count, sorted=False).indices.sort().values
+    offsets = torch.searchsorted(keep, found.offsets)
+    return Support(found.pre[keep], found.latent[keep], offsets)
+
+
+def _check_k(what: TopK | BatchTopK) -> None:
+    if what.k < 1:
+        raise ValueError(f"{type(what).__name__}: k should be at least 1, it is {what.k}")
+
+
+def _enough(what: TopK | BatchTopK, latents: int) -> dict[str, Tensor]:
+    if what.k > latents:
+        name = type(what).__name__
+        raise ValueError(f"{name}: k should be at most the number of latents, {latents}; it is {what.k}")
+    return {}
 
 
 class _Jump(torch.autograd.Function):
-    """(pre, log θ) → (z, L0) in one pass forward and one back."""
+    """(pre, log θ) → (z, on), entry by entry."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, log_threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
@@ -113,12 +274,12 @@ class _Jump(torch.autograd.Function):
         on.gt_(0)
         ctx.save_for_backward(threshold, on, near)
         ctx.bandwidth = bandwidth
-        return pre * on, on.sum(-1)
+        return pre * on, on.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         to_z, to_cost = grads
         threshold, on, near = ctx.saved_tensors
-        slope = torch.addcmul(to_cost.unsqueeze(-1), threshold, to_z).mul_(near).reshape(-1, len(threshold)).sum(0)
+        slope = torch.addcmul(to_cost, threshold, to_z).mul_(near).reshape(-1, len(threshold)).sum(0)
         # the factor θ turns the derivative by θ into the one by log θ
         return to_z * on, -threshold / ctx.bandwidth * slope, None

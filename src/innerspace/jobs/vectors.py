@@ -13,7 +13,7 @@ from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.directions import Directions, Origin
 from innerspace.decompose.nonlinearities import JumpReLU, Nonlinearity, ReLU, TopK
 from innerspace.interventions import At, Fix, Splice
-from innerspace.learn.callbacks import Checkpoint, DeadLatents, UnitDecoder
+from innerspace.learn.callbacks import Checkpoint, DeadLatents
 from innerspace.learn.fit import FitConfig, fit
 from innerspace.learn.objectives import Objective, Reconstruction, Sparsity
 from innerspace.learn.solve import Method, bootstrap, contrast
@@ -73,7 +73,7 @@ class Dictionaries(Value):
             local(rows, batch, seed),
             objective,
             self.fit,
-            [UnitDecoder(), DeadLatents(every, after=every * batch // 2), Checkpoint(snapshot, every)],
+            [DeadLatents(every, after=every * batch // 2), Checkpoint(snapshot, every)],
         )
         dictionary.save(path)
         snapshot.unlink()

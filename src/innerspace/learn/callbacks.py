@@ -1,7 +1,7 @@
-"""What happens around the steps: unit norms, dead latents, evaluation, snapshots, progress, the log."""
+"""What happens around the steps: dead latents, a target for L0, evaluation, snapshots, progress, the log."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, final
@@ -14,26 +14,10 @@ from torch import Tensor
 
 from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
 from innerspace.decompose.dictionary import Dictionary
-from innerspace.learn.fit import Callback, Loop, Record
+from innerspace.decompose.sparse import on_per_row
+from innerspace.learn.fit import Callback, Diverged, Loop, Record, Student
+from innerspace.learn.parallel import Share, from_first
 from innerspace.measure.fidelity import row_fidelity
-
-
-@final
-class UnitDecoder(Callback):
-    """Keeps the decoder rows of a dictionary at unit norm; every training of a dictionary wants it.
-
-    Raises:
-        ValueError: if what is trained is no dictionary.
-    """
-
-    def before_step(self, loop: Loop) -> None:
-        """Remove the gradient along the rows."""
-        _dictionary(loop).project_gradient()
-
-    def after_step(self, loop: Loop) -> Record:
-        """Bring the rows back to unit norm."""
-        _dictionary(loop).normalize()
-        return {}
 
 
 @final
@@ -52,23 +36,56 @@ class DeadLatents(Callback):
             raise ValueError(f"DeadLatents: every and after should be at least 1, they are {every} and {after}")
         self.every, self.after = every, after
 
-    def after_step(self, loop: Loop) -> Record:
+    def after_step(self, loop: Loop, student: Student) -> Record:
         """Find the dead latents, and let them begin anew."""
-        what = _dictionary(loop)
+        what = _dictionary(student)
         if loop.step % self.every:
             return {}
         dead = (what.silent >= self.after).nonzero().flatten()
         if len(dead) and loop.step < (1 - loop.config.cooldown) * loop.config.steps:
-            error = (loop.trial.clean - loop.trial.reconstruction).detach().flatten(0, -2)
+            error = (student.trial.clean - student.trial.reconstruction).detach().flatten(0, -2)
             chance = error.square().sum(-1) + torch.finfo(error.dtype).tiny
             # drawing with replacement would make two latents one
             chosen = torch.multinomial(chance, min(len(dead), len(error)))
-            reborn = dead[: len(chosen)]
-            what.restart(reborn, error[chosen])
+            reborn, along = dead[: len(chosen)], error[chosen]
+            # processes have other errors at hand, and should go on with one dictionary
+            from_first(along)
+            what.restart(reborn, along)
             for parameter in what.by_latent:
                 for moment in ("exp_avg", "exp_avg_sq"):
-                    loop.optimizer.state[parameter][moment][reborn] = 0
+                    student.optimizer.state[parameter][moment][reborn] = 0
         return {"dead": len(dead) / what.latents}
+
+
+@final
+class TargetL0(Callback):
+    """Holds the mean number of entries that are on at a target, by the coefficient of the sparsity term.
+
+    After each step the coefficient is multiplied by (L0 / target)^``gain``, so that it settles where the two are equal.
+    Logs ``l0`` and the factor that has come about, ``sparsity_gain``.
+
+    Raises:
+        ValueError: for a target or gain that is not positive, or an objective without sparsity.
+    """
+
+    def __init__(self, target: float, gain: float = 0.01) -> None:
+        if min(target, gain) <= 0:
+            raise ValueError(f"TargetL0: target and gain should be positive, they are {target} and {gain}")
+        self.target, self.gain = target, gain
+
+    def after_step(self, loop: Loop, student: Student) -> Record:
+        """Move the coefficient."""
+        if "sparsity" not in (term.name for term in student.at(loop.step / loop.config.steps)[0]):
+            raise ValueError("TargetL0 moves the coefficient of Sparsity; the objective has none")
+        mean = on_per_row(student.trial.code.z).float().mean()
+        from_first(mean)
+        found = float(mean)
+        # a code that is empty for once should not undo all that was learned of the coefficient
+        ratio = min(max(found / self.target, 0.5), 2.0)
+        student.gain["sparsity"] = student.gain.get("sparsity", 1.0) * ratio**self.gain
+        if loop.step % loop.config.log_every and loop.step < loop.config.steps:
+            return {}
+        return {"l0": found, "sparsity_gain": student.gain["sparsity"]}
 
 
 @final
@@ -80,20 +97,36 @@ class HeldOut(Callback):
             raise ValueError(f"HeldOut: every should be at least 1, it is {every}")
         self.rows, self.every = rows, every
 
-    def after_step(self, loop: Loop) -> Record:
+    def after_step(self, loop: Loop, student: Student) -> Record:
         """Measure."""
         if loop.step % self.every and loop.step < loop.config.steps:
             return {}
-        found = row_fidelity(loop.what, self.rows)
+        found = row_fidelity(student.what, self.rows)
         columns = ("explained_variance", "l0", "alive", "shrinkage")
         return {f"held_out_{name}": getattr(found, name) for name in columns}
+
+
+@final
+class Measure(Callback):
+    """Every ``every`` steps and after the last one, whatever a function tells about a student."""
+
+    def __init__(self, judge: Callable[[Student], Record], every: int) -> None:
+        if every < 1:
+            raise ValueError(f"Measure: every should be at least 1, it is {every}")
+        self.judge, self.every = judge, every
+
+    def after_step(self, loop: Loop, student: Student) -> Record:
+        """Measure."""
+        return {} if loop.step % self.every and loop.step < loop.config.steps else self.judge(student)
 
 
 @final
 class Checkpoint(Callback):
     """Every ``every`` steps and after the last one, a snapshot from which the fit continues bit for bit.
 
-    If there is a snapshot already, the fit continues from it. A callback's own numbers are not part of it.
+    If there is a snapshot already, the fit continues from it. A callback's own numbers are not part of it. A fit that
+    diverges ends with an error that names the last snapshot, which holds finite numbers only. Of several processes the
+    first one writes.
 
     Raises:
         ValueError: if the snapshot was written by another fit, naming what differs.
@@ -114,25 +147,45 @@ class Checkpoint(Callback):
                 raise ValueError(
                     f"{self.path} has another {name}: {state.get(name)}, not {own}; remove it or follow it"
                 )
-        loop.what.load_state_dict(state["what"])
-        loop.optimizer.load_state_dict(state["optimizer"])
+        for student, saved in zip(loop.students, state["students"], strict=True):
+            student.what.load_state_dict(saved["what"])
+            student.optimizer.load_state_dict(saved["optimizer"])
+            student.gain = saved["gain"]
         loop.trials.restore(state["trials"])
         loop.step, loop.history = state["step"], state["history"]
         set_random_state(state["random"])
 
-    def close_step(self, loop: Loop, record: Record | None) -> None:  # noqa: ARG002
+    def during(self, loop: Loop) -> AbstractContextManager[object]:
+        """A fit that diverges says where it can be continued."""
+        return self._named(loop)
+
+    def close_step(self, loop: Loop, records: Sequence[Record]) -> None:  # noqa: ARG002
         """Write the snapshot."""
         if loop.step % self.every and loop.step < loop.config.steps:
             return
+        for student in loop.students:
+            if not all(parameter.isfinite().all() for parameter in student.what.parameters()):
+                raise Diverged(f"the parameters of {student.name or 'the decomposition'} are not finite")
+        students = [
+            {"what": s.what.state_dict(), "optimizer": s.optimizer.state_dict(), "gain": s.gain} for s in loop.students
+        ]
         state = {
             "step": loop.step,
-            "what": loop.what.state_dict(),
-            "optimizer": loop.optimizer.state_dict(),
+            "students": students,
             "trials": loop.trials.state(),
             "history": loop.history,
             "random": random_state(),
         }
-        save_state(self.path, _settings(loop) | state)
+        if Share.mine().rank == 0:
+            save_state(self.path, _settings(loop) | state)
+
+    @contextmanager
+    def _named(self, loop: Loop) -> Generator[None]:
+        try:
+            yield
+        except Diverged as error:
+            kept = f"the last good snapshot is {self.path}" if self.path.exists() else "there is no snapshot yet"
+            raise Diverged(f"{error} ({kept}; the fit stood at step {loop.step})") from None
 
 
 @final
@@ -147,11 +200,11 @@ class Log(Callback):
         """The file is open."""
         return self._open(loop)
 
-    def close_step(self, loop: Loop, record: Record | None) -> None:  # noqa: ARG002
-        """Write a line."""
+    def close_step(self, loop: Loop, records: Sequence[Record]) -> None:  # noqa: ARG002
+        """Write a line for each."""
         assert self._file is not None
-        if record:
-            self._file.write(json.dumps(record) + "\n")
+        self._file.writelines(json.dumps(record) + "\n" for record in records)
+        if records:
             self._file.flush()
 
     @contextmanager
@@ -176,18 +229,30 @@ class Bar(Callback):
         self._task = self._progress.add_task("fit", total=loop.config.steps, completed=loop.step)
         return self._progress
 
-    def close_step(self, loop: Loop, record: Record | None) -> None:
+    def close_step(self, loop: Loop, records: Sequence[Record]) -> None:
         """Move on."""
         assert self._task is not None
-        if record and "loss" in record:
-            self._progress.update(self._task, completed=loop.step, description=f"loss {record['loss']:.4f}")
+        losses = [float(record["loss"]) for record in records if "loss" in record]
+        if losses:
+            mean = sum(losses) / len(losses)
+            self._progress.update(self._task, completed=loop.step, description=f"loss {mean:.4f}")
 
 
-def _dictionary(loop: Loop) -> Dictionary:
-    if not isinstance(loop.what, Dictionary):
-        raise ValueError(f"this callback is for the training of a Dictionary, not of a {type(loop.what).__name__}")
-    return loop.what
+def _dictionary(student: Student) -> Dictionary:
+    if not isinstance(student.what, Dictionary):
+        raise ValueError(f"this callback is for the training of a Dictionary, not of a {type(student.what).__name__}")
+    return student.what
 
 
 def _settings(loop: Loop) -> dict[str, object]:
-    return {"config": loop.config.to_json(), "objective": [term.to_json() for term in loop.objective]}
+    students = [
+        {
+            "name": student.name,
+            "site": student.site,
+            "rate": student.rate,
+            "objective": [term.to_json() for term in student.objective],
+            "later": [phase.to_json() for phase in student.later],
+        }
+        for student in loop.students
+    ]
+    return {"config": loop.config.to_json(), "objectives": students}

@@ -1,72 +1,144 @@
-"""The training loop; there is one: draw a trial, sum the terms that judge it, step. All else is a callback."""
+"""The training loop; there is one: draw an occasion, let every student be judged on it, step. All else is a callback.
+
+Several students (dictionaries of other seeds, coefficients, kinds or layers) learn in one fit from one stream: what a
+draw costs, such as a network's clean pass, is paid once for all of them.
+"""
 
 import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from innerspace.decompose.base import Decomposition
-from innerspace.learn.objectives import Objective
-from innerspace.learn.trials import Trial, Trials
+from innerspace.decompose.dictionary import Dictionary
+from innerspace.learn.objectives import Objective, Term
+from innerspace.learn.parallel import agree, average_gradients, running
+from innerspace.learn.trials import Occasion, Trial, Trials
 from innerspace.value import Value
 
-Record = dict[str, float]
+Record = dict[str, float | str]
+
+
+class Diverged(ValueError):  # noqa: N818
+    """A loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
 class FitConfig(Value):
-    """How to step: with Adam, at a rate that rises for a share ``warmup`` of the steps and falls for ``cooldown``.
+    """How to step: with Adam, at a rate that rises for a share ``warmup`` of the steps and then falls.
 
-    ``clip`` bounds the norm of the whole gradient. ``seed`` starts torch's random generators for the time of the fit.
+    A ``linear`` schedule stays level and falls to zero over the last share ``cooldown``. A ``cosine`` falls from the
+    end of the rise on, along half a cosine, to the share ``floor`` of the rate; its first step has the rate zero, as in
+    Braun et al. 2024. ``clip`` bounds the norm of the whole gradient of a student. Every step sums the gradients of
+    ``accumulate`` draws. ``seed`` starts torch's random generators for the time of the fit.
     """
 
     steps: int = 3000
     rate: float = 1e-3
     warmup: float = 0.05
     cooldown: float = 0.2
+    schedule: Literal["linear", "cosine"] = "linear"
+    floor: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 1.0
+    accumulate: int = 1
     seed: int = 0
     log_every: int = 100
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.log_every, self.rate, math.inf if self.clip is None else self.clip) <= 0:
-            raise ValueError(f"steps, log_every, rate and clip should be positive: {self}")
+        counts = (self.steps, self.log_every, self.accumulate)
+        if min(*counts, self.rate, math.inf if self.clip is None else self.clip) <= 0:
+            raise ValueError(f"steps, log_every, accumulate, rate and clip should be positive: {self}")
         if min(self.warmup, self.cooldown) < 0 or self.warmup + self.cooldown > 1:
             raise ValueError(f"warmup and cooldown are shares of the steps, not {self.warmup} and {self.cooldown}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor is a share of the rate, not {self.floor}")
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of step 0 … steps − 1; never zero."""
-        rise, fall = (step + 1) / (self.warmup * self.steps + 1), (self.steps - step) / (self.cooldown * self.steps + 1)
-        return self.rate * min(1.0, rise, fall)
+        """The learning rate of step 0 … steps − 1; with a linear schedule it is never zero."""
+        rise = self.warmup * self.steps
+        if self.schedule == "linear":
+            fall = (self.steps - step) / (self.cooldown * self.steps + 1)
+            return self.rate * min(1.0, (step + 1) / (rise + 1), fall)
+        if step < rise:
+            return self.rate * step / rise
+        swing = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(self.steps - rise, 1)))
+        return self.rate * (self.floor + (1 - self.floor) * swing)
+
+
+@dataclass(frozen=True)
+class Phase(Value):
+    """From the share ``begins`` of the steps on, other terms, and ``rate`` times the learning rate."""
+
+    begins: float
+    objective: tuple[Term, ...]
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.begins < 1 or self.rate <= 0:
+            raise ValueError(f"a phase begins inside the fit and has a positive rate: {self}")
+
+
+@dataclass(eq=False)
+class Student:
+    """A decomposition in training, at a ``site`` where the stream has several, and what judges it.
+
+    ``objective`` holds until the first of the ``later`` phases begins. ``rate`` multiplies the learning rate. Callbacks
+    may change ``gain``, by which terms are multiplied, by name.
+    """
+
+    what: Decomposition
+    objective: Objective
+    site: str = ""
+    name: str = ""
+    later: tuple[Phase, ...] = ()
+    rate: float = 1.0
+    gain: dict[str, float] = field(default_factory=dict[str, float])
+    optimizer: Adam = field(init=False)
+    trial: Trial = field(init=False)
+
+    def __post_init__(self) -> None:
+        for objective in (self.objective, *(phase.objective for phase in self.later)):
+            names = [term.name for term in objective]
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"an objective needs terms of different names, it has {', '.join(names) or 'none'}")
+        if [phase.begins for phase in self.later] != sorted(phase.begins for phase in self.later):
+            raise ValueError("phases should be in the order in which they begin")
+
+    def at(self, progress: float) -> tuple[Objective, float]:
+        """The terms, and the factor of the rate, when a share of the steps is done."""
+        begun = [phase for phase in self.later if phase.begins <= progress]
+        return (begun[-1].objective, self.rate * begun[-1].rate) if begun else (self.objective, self.rate)
 
 
 @dataclass(eq=False)
 class Loop:
     """Where a fit stands; what callbacks see and may change. ``step`` counts the finished steps."""
 
-    what: Decomposition
+    students: Sequence[Student]
     trials: Trials
-    objective: Objective
     config: FitConfig
-    optimizer: Adam = field(init=False)
     step: int = 0
-    trial: Trial = field(init=False)
     history: list[Record] = field(default_factory=list[Record])
 
     def __post_init__(self) -> None:
-        self.reset_optimizer()
+        names = [student.name for student in self.students]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"students need names of their own, they have {names}")
+        for student in self.students:
+            self.reset_optimizer(student)
 
-    def reset_optimizer(self) -> None:
+    def reset_optimizer(self, student: Student) -> None:
         """Begin anew with the parameters as they are now; for callbacks that replace parameters."""
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.what.parameters())
-        self.optimizer = Adam(self.what.parameters(), lr=self.config.rate, betas=self.config.betas, fused=fused)
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in student.what.parameters())
+        config = self.config
+        student.optimizer = Adam(student.what.parameters(), lr=config.rate, betas=config.betas, fused=fused)
 
 
 class Callback:
@@ -79,15 +151,12 @@ class Callback:
         """A context in which the whole fit runs, left also after an error."""
         return nullcontext()
 
-    def before_step(self, loop: Loop) -> None:
-        """The gradients are there; clipping and the update follow."""
-
-    def after_step(self, loop: Loop) -> Record:  # noqa: ARG002
-        """The parameters are new. What is returned goes into the log."""
+    def after_step(self, loop: Loop, student: Student) -> Record:  # noqa: ARG002
+        """A student's parameters are new. What is returned goes into the log."""
         return {}
 
-    def close_step(self, loop: Loop, record: Record | None) -> None:
-        """The step is complete, and logged if there is a record of it."""
+    def close_step(self, loop: Loop, records: Sequence[Record]) -> None:
+        """The step is complete for all; ``records`` are those that were logged."""
 
 
 class Fit(NamedTuple):
@@ -104,51 +173,103 @@ def fit(
     """Train a decomposition, in place, on a stream of trials.
 
     Raises:
-        ValueError: for an objective without terms or with two of one name, or if the loss is no longer finite.
+        ValueError: for an objective without terms or with two of one name.
+        Diverged: if the loss is no longer finite.
     """
-    names = [term.name for term in objective]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"an objective needs terms of different names, it has {', '.join(names) or 'none'}")
+    loop, seconds = fit_together([Student(what, objective)], trials, config, callbacks)
+    return Fit(what, loop.history, seconds)
+
+
+def fit_together(
+    students: Sequence[Student], trials: Trials, config: FitConfig, callbacks: Sequence[Callback] = ()
+) -> tuple[Loop, float]:
+    """Train several decompositions, in place, on one stream; gives the loop at its end and the seconds it took.
+
+    Every student learns exactly what it would learn alone.
+
+    Raises:
+        ValueError: for students of one name.
+        Diverged: if a loss is no longer finite.
+    """
     began = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         torch.manual_seed(config.seed)
-        loop = Loop(what.train(), trials, objective, config)
-        stack.callback(what.eval)
+        loop = Loop(students, trials, config)
+        for student in students:
+            student.what.train()
+            stack.callback(student.what.eval)
         for callback in callbacks:
             callback.resume(loop)
         for callback in callbacks:
             stack.enter_context(callback.during(loop))
         while loop.step < config.steps:
             _step(loop, callbacks)
-    return Fit(what, loop.history, time.perf_counter() - began)
+    return loop, time.perf_counter() - began
 
 
 def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
-    loop.trial = loop.trials.draw(loop.what)
-    terms = torch.stack([term(loop.trial) for term in loop.objective])
-    loop.optimizer.zero_grad()
-    terms.sum().backward()
-    for callback in callbacks:
-        callback.before_step(loop)
-    if loop.config.clip is not None:
-        nn.utils.clip_grad_norm_(loop.what.parameters(), loop.config.clip)
-    for group in loop.optimizer.param_groups:
-        group["lr"] = loop.config.rate_at(loop.step)
-    loop.optimizer.step()
+    config, progress = loop.config, loop.step / loop.config.steps
+    chosen = [student.at(progress) for student in loop.students]
+    needs = frozenset[str]().union(*(term.needs for objective, _ in chosen for term in objective))
+    totals = [torch.zeros(len(objective)) for objective, _ in chosen]
+    silent = [_silence(student.what) for student in loop.students]
+    for student in loop.students:
+        student.optimizer.zero_grad()
+    for _ in range(config.accumulate):
+        occasion = loop.trials.draw(needs)
+        for i, (student, (objective, _)) in enumerate(zip(loop.students, chosen, strict=True)):
+            totals[i] = totals[i] + _learn(student, occasion, objective, config.accumulate)
+    for student, (_, factor), before in zip(loop.students, chosen, silent, strict=True):
+        _update(student, config, factor * config.rate_at(loop.step), before)
     loop.step += 1
-    logs = loop.step % loop.config.log_every == 0 or loop.step == loop.config.steps
-    record = _judgement(loop, terms) if logs else Record()
+    logs = loop.step % config.log_every == 0 or loop.step == config.steps
+    records = list[Record]()
+    for student, (objective, _), total in zip(loop.students, chosen, totals, strict=True):
+        record = _judgement(loop, student, objective, total) if logs else Record()
+        for callback in callbacks:
+            record |= callback.after_step(loop, student)
+        if record:
+            named: Record = {"student": student.name} if student.name else {}
+            records.append({"step": loop.step, **named, **record})
+    loop.history.extend(records)
     for callback in callbacks:
-        record |= callback.after_step(loop)
-    if record:
-        loop.history.append({"step": loop.step} | record)
-    for callback in callbacks:
-        callback.close_step(loop, loop.history[-1] if record else None)
+        callback.close_step(loop, records)
 
 
-def _judgement(loop: Loop, terms: Tensor) -> Record:
-    columns: Record = {term.name: value for term, value in zip(loop.objective, terms.tolist(), strict=True)}
+def _learn(student: Student, occasion: Occasion, objective: Objective, accumulate: int) -> Tensor:
+    """Add the gradients of one trial; gives its terms."""
+    needs = frozenset[str]().union(*(term.needs for term in objective))
+    student.trial = occasion.trial(student.what, student.site, needs)
+    terms = torch.stack([student.gain.get(term.name, 1.0) * term(student.trial) for term in objective]) / accumulate
+    terms.sum().backward()
+    return terms.detach()
+
+
+def _update(student: Student, config: FitConfig, rate: float, silent: Tensor | None) -> None:
+    parameters = list(student.what.parameters())
+    average_gradients(parameters, len(student.trial.clean))
+    if silent is not None:
+        agree(student.what, silent)
+    student.what.project_gradient()
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+    for group in student.optimizer.param_groups:
+        group["lr"] = rate
+    student.optimizer.step()
+    student.what.retract()
+
+
+def _silence(what: Decomposition) -> Tensor | None:
+    """How long latents were silent before a step that several processes share."""
+    return what.silent.clone() if running() and isinstance(what, Dictionary) else None
+
+
+def _judgement(loop: Loop, student: Student, objective: Objective, terms: Tensor) -> Record:
+    columns = {term.name: value for term, value in zip(objective, terms.tolist(), strict=True)}
     if not math.isfinite(loss := sum(columns.values())):
-        raise ValueError(f"the loss is not finite at step {loop.step}: {columns}; try a smaller rate or clip")
+        whose = f" of {student.name}" if student.name else ""
+        finite = bool(student.trial.clean.isfinite().all())
+        cause = "try a smaller rate or clip" if finite else "the hidden states themselves are not finite"
+        raise Diverged(f"the loss{whose} is not finite at step {loop.step}: {columns}; {cause}")
     return {"loss": loss, **columns}

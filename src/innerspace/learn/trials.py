@@ -1,9 +1,11 @@
 """Trials: a clean pass next to one in which a decomposition stands in, and streams of them.
 
-The smallest trial is local: rows next to their reconstructions, no network involved.
+The smallest trial is local: rows next to their reconstructions, no network involved. A *spliced* trial takes its rows
+from a running network, and compares, where a term asks for it, what follows with and without the decomposition.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import final
 
@@ -13,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerspace.checkpoint import State
-from innerspace.decompose.base import Code, Decomposition
+from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
+from innerspace.learn.parallel import Share
+from innerspace.learn.passes import Passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +26,32 @@ class Trial:
     """What a decomposition made of hidden states.
 
     ``variance`` is the mean squared distance of the stream's rows from their mean: the unit of reconstruction errors.
-    It belongs to the stream, not to the batch, so that a mean over rows stays one.
+    It belongs to the stream, not to the batch, so that a mean over rows stays one. ``passes`` are the clean and the
+    spliced pass, where a term needs them.
     """
 
     clean: Float[Tensor, "*rows d"]
     reconstruction: Float[Tensor, "*rows d"]
-    code: Code
+    code: AnyCode
     decomposition: Decomposition
     variance: Float[Tensor, ""]
+    passes: Passes | None = None
+
+
+class Occasion(ABC):
+    """One draw from a stream, on which any number of decompositions can be tried."""
+
+    @abstractmethod
+    def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:
+        """The trial of a decomposition at a site; ``needs`` are the places behind it that are compared."""
 
 
 class Trials(ABC):
     """An endless, resumable stream of trials."""
 
     @abstractmethod
-    def draw(self, what: Decomposition) -> Trial:
-        """The next trial of this decomposition."""
+    def draw(self, needs: Set[str] = frozenset()) -> Occasion:
+        """The next occasion; ``needs`` are all places that any trial on it will compare."""
 
     @abstractmethod
     def state(self) -> State:
@@ -52,37 +66,39 @@ class Trials(ABC):
         """
 
 
-def local(rows: Float[Tensor, "rows d"], batch: int, seed: int) -> Trials:
+def local(rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share = Share()) -> Trials:
     """Trials of rows in batches, every epoch in another order that depends on the seed alone.
 
-    An epoch's last rows that fill no batch are left out; the next epoch leaves out others.
+    An epoch's last rows that fill no batch are left out; the next epoch leaves out others. Of every batch a process of
+    several takes its ``share``.
 
     Raises:
         ValueError: if there are fewer rows than a batch, or rows that are not finite or all alike.
     """
-    return _Local(rows, batch, seed)
+    return _Local(rows, batch, seed, share)
 
 
 @final
 class _Local(Trials):
-    def __init__(self, rows: Float[Tensor, "rows d"], batch: int, seed: int) -> None:
+    def __init__(self, rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share) -> None:
         if not 1 <= batch <= len(rows):
             raise ValueError(f"a batch should have 1 … {len(rows)} rows, as many as there are; it has {batch}")
         if seed < 0:
             raise ValueError(f"the seed should not be negative, it is {seed}")
-        self._rows, self._batch, self._seed = rows, batch, seed
+        self._rows, self._batch, self._seed, self._share = rows, batch, seed, share
         self._variance = moments(rows)[1]
         self._begin(epoch=0, position=0)
 
-    def draw(self, what: Decomposition) -> Trial:
+    def draw(self, needs: Set[str] = frozenset()) -> Occasion:
+        if needs:
+            raise ValueError(
+                f"rows alone do not tell {', '.join(sorted(needs))}; that takes a stream of spliced trials"
+            )
         if self._position + self._batch > len(self._rows):
             self._begin(self._epoch + 1, position=0)
         index = self._order[self._position : self._position + self._batch]
         self._position += self._batch
-        like = next(what.parameters())
-        clean = self._rows.index_select(0, index).to(like)
-        code = what.encode(clean)
-        return Trial(clean, what.decode(code.z), code, what, self._variance.to(like))
+        return _Rows(self._rows.index_select(0, self._share.of(index)), self._variance)
 
     def state(self) -> State:
         return {**self._identity(), "epoch": self._epoch, "position": self._position}
@@ -101,3 +117,15 @@ class _Local(Trials):
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
         self._order = torch.from_numpy(order).to(self._rows.device)
         self._epoch, self._position = epoch, position
+
+
+@final
+class _Rows(Occasion):
+    def __init__(self, rows: Tensor, variance: Tensor) -> None:
+        self._rows, self._variance = rows, variance
+
+    def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:  # noqa: ARG002
+        like = next(what.parameters())
+        clean = self._rows.to(like)
+        code = what.code(clean)
+        return Trial(clean, what.decode(code.z), code, what, self._variance.to(like))
