@@ -51,14 +51,14 @@ def gather(model: Model, batches: Iterable[Any], sites: Sequence[str], rule: Tok
     for batch in batches:
         hidden = model.run(batch, {site: Read() for site in sites}, stop=True).hidden
         for site in sites:
-            x = hidden[site]
+            x = hidden[model.site(site).name]
             chosen = rule.where.select(tuple(x.shape[:-1]), model.family.mask(batch, model.site(site)), x.device)
             if rule.pool == "mean":
                 share = chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
                 x, chosen = (x * share[..., None].to(x)).sum(-2), chosen.any(-1)
             states[site].append(x[chosen])
             sample[site].append(chosen.nonzero()[:, 0] + count)
-        count += len(hidden[sites[0]])
+        count += len(hidden[model.site(sites[0]).name])
     if not count:
         raise ValueError("the stream of batches is empty")
     return Rows(

@@ -16,7 +16,7 @@ from innerspace.checkpoint import load_state, random_state, save_state, set_rand
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.sparse import on_per_row
 from innerspace.learn.fit import Callback, Diverged, Loop, Record, Student
-from innerspace.learn.parallel import Share, from_first
+from innerspace.learn.parallel import Share, all_rows, mean_of_all
 from innerspace.measure.fidelity import row_fidelity
 
 
@@ -43,14 +43,14 @@ class DeadLatents(Callback):
             return {}
         dead = (what.silent >= self.after).nonzero().flatten()
         if len(dead) and loop.step < (1 - loop.config.cooldown) * loop.config.steps:
-            error = (student.trial.clean - student.trial.reconstruction).detach().flatten(0, -2)
+            error = all_rows((student.trial.clean - student.trial.reconstruction).detach().flatten(0, -2))
             chance = error.square().sum(-1) + torch.finfo(error.dtype).tiny
+            # chance of its own for every step: neither another student nor another process changes it
+            generator = torch.Generator(error.device).manual_seed(loop.config.seed + (loop.step << 32))
             # drawing with replacement would make two latents one
-            chosen = torch.multinomial(chance, min(len(dead), len(error)))
-            reborn, along = dead[: len(chosen)], error[chosen]
-            # processes have other errors at hand, and should go on with one dictionary
-            from_first(along)
-            what.restart(reborn, along)
+            chosen = torch.multinomial(chance, min(len(dead), len(error)), generator=generator)
+            reborn = dead[: len(chosen)]
+            what.restart(reborn, error[chosen])
             for parameter in what.by_latent:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     student.optimizer.state[parameter][moment][reborn] = 0
@@ -75,11 +75,10 @@ class TargetL0(Callback):
 
     def after_step(self, loop: Loop, student: Student) -> Record:
         """Move the coefficient."""
-        if "sparsity" not in (term.name for term in student.at(loop.step / loop.config.steps)[0]):
-            raise ValueError("TargetL0 moves the coefficient of Sparsity; the objective has none")
-        mean = on_per_row(student.trial.code.z).float().mean()
-        from_first(mean)
-        found = float(mean)
+        for objective in (student.objective, *(phase.objective for phase in student.later)):
+            if "sparsity" not in (term.name for term in objective):
+                raise ValueError("TargetL0 moves the coefficient of Sparsity; the objective has none")
+        found = mean_of_all(on_per_row(student.trial.code.z).flatten().float())
         # a code that is empty for once should not undo all that was learned of the coefficient
         ratio = min(max(found / self.target, 0.5), 2.0)
         student.gain["sparsity"] = student.gain.get("sparsity", 1.0) * ratio**self.gain

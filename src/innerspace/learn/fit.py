@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from innerspace.decompose.base import Decomposition
-from innerspace.decompose.dictionary import Dictionary
 from innerspace.learn.objectives import Objective, Term
-from innerspace.learn.parallel import agree, average_gradients, running
+from innerspace.learn.parallel import add_up, agree, silence
 from innerspace.learn.trials import Occasion, Trial, Trials
 from innerspace.value import Value
 
@@ -212,18 +211,19 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
     config, progress = loop.config, loop.step / loop.config.steps
     chosen = [student.at(progress) for student in loop.students]
     needs = frozenset[str]().union(*(term.needs for objective, _ in chosen for term in objective))
-    totals = [torch.zeros(len(objective)) for objective, _ in chosen]
-    silent = [_silence(student.what) for student in loop.students]
+    totals = [torch.zeros(()) for _ in chosen]
     for student in loop.students:
         student.optimizer.zero_grad()
     for _ in range(config.accumulate):
         occasion = loop.trials.draw(needs)
         for i, (student, (objective, _)) in enumerate(zip(loop.students, chosen, strict=True)):
             totals[i] = totals[i] + _learn(student, occasion, objective, config.accumulate)
-    for student, (_, factor), before in zip(loop.students, chosen, silent, strict=True):
-        _update(student, config, factor * config.rate_at(loop.step), before)
+    for student, (_, factor) in zip(loop.students, chosen, strict=True):
+        _update(student, config, factor * config.rate_at(loop.step))
     loop.step += 1
     logs = loop.step % config.log_every == 0 or loop.step == config.steps
+    if logs:
+        add_up(totals)
     records = list[Record]()
     for student, (objective, _), total in zip(loop.students, chosen, totals, strict=True):
         record = _judgement(loop, student, objective, total) if logs else Record()
@@ -240,17 +240,19 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
 def _learn(student: Student, occasion: Occasion, objective: Objective, accumulate: int) -> Tensor:
     """Add the gradients of one trial; gives its terms."""
     needs = frozenset[str]().union(*(term.needs for term in objective))
-    student.trial = occasion.trial(student.what, student.site, needs)
-    terms = torch.stack([student.gain.get(term.name, 1.0) * term(student.trial) for term in objective]) / accumulate
+    before = silence(student.what)
+    with occasion.precision():
+        student.trial = occasion.trial(student.what, student.site, needs)
+        share = agree(student.what, before, len(student.trial.clean))
+        terms = torch.stack([student.gain.get(term.name, 1.0) * term(student.trial) for term in objective])
+    terms = terms * share / accumulate
     terms.sum().backward()
     return terms.detach()
 
 
-def _update(student: Student, config: FitConfig, rate: float, silent: Tensor | None) -> None:
+def _update(student: Student, config: FitConfig, rate: float) -> None:
     parameters = list(student.what.parameters())
-    average_gradients(parameters, len(student.trial.clean))
-    if silent is not None:
-        agree(student.what, silent)
+    add_up([parameter.grad for parameter in parameters if parameter.grad is not None])
     student.what.project_gradient()
     if config.clip is not None:
         nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -258,11 +260,6 @@ def _update(student: Student, config: FitConfig, rate: float, silent: Tensor | N
         group["lr"] = rate
     student.optimizer.step()
     student.what.retract()
-
-
-def _silence(what: Decomposition) -> Tensor | None:
-    """How long latents were silent before a step that several processes share."""
-    return what.silent.clone() if running() and isinstance(what, Dictionary) else None
 
 
 def _judgement(loop: Loop, student: Student, objective: Objective, terms: Tensor) -> Record:

@@ -102,7 +102,11 @@ class GateReconstruction(Term):
         """
         what, pre = _dictionary(trial, self.name), trial.code.pre
         rows, bias = what.rows.detach(), what.decoder_bias.detach()
-        written = weighted_sum(pre.replace(pre.values.relu()), rows) if isinstance(pre, Sparse) else pre.relu() @ rows
+        written = (
+            weighted_sum(pre.replace(pre.values.relu()), rows)
+            if isinstance(pre, Sparse)
+            else pre.relu() @ rows.to(pre.dtype)
+        )
         reconstruction = what.scale * (written + bias) + what.mean
         return self.coefficient * _squared(trial.clean - reconstruction, self.unit, trial.variance)
 
@@ -127,7 +131,7 @@ class Sparsity(Term):
 
     def __call__(self, trial: Trial) -> Float[Tensor, ""]:
         """λ · E[cost]."""
-        cost = self._cost(trial.code).mean()
+        cost = self._cost(trial.code).mean(dtype=trial.clean.dtype)
         return self.coefficient * (cost / trial.clean.shape[-1] if self.per_width else cost)
 
     def _cost(self, code: AnyCode) -> Tensor:
@@ -150,7 +154,8 @@ class AuxK(Term):
     """Dead latents reconstruct what the others left over, which gives them a gradient again.
 
     ``coefficient`` × mean of ‖e − ê‖² in units of the rows' variance, where e = x − x̂ is held fixed and ê writes the
-    ``k`` largest positive pre-activations among the latents that were silent for ``after`` rows.
+    ``k`` largest positive pre-activations among the latents that were silent for ``after`` rows. So it helps where
+    positive ones are left out (TopK, BatchTopK, JumpReLU); a dead latent of a ReLU or a gate has none.
     Gao et al. 2024, arXiv 2406.04093.
     """
 

@@ -1,15 +1,18 @@
 """Training by several processes, each with its share of every batch: what they must agree on.
 
-Started by ``torchrun``, processes draw the same batches, take every ``world``-th row, and average their gradients, each
-weighted by its rows, so that the sum is that of one process with the whole batch.
+Started by ``torchrun``, processes draw the same batches, take every ``world``-th row, and add up their losses and
+gradients, each weighted by its share of the rows, so that the sum is that of one process with the whole batch. Only the
+rows of a ``BatchTopK`` compete within their process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor, distributed, nn
+from jaxtyping import Float
+from torch import Tensor, distributed
+from torch.nn import functional as F
 
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.dictionary import Dictionary
@@ -44,39 +47,78 @@ def running() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], rows: int) -> None:
-    """Replace gradients by their mean over all processes, each weighted by its rows; one message for all of them."""
-    if not running():
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over all processes, in one message."""
+    if not running() or not tensors:
         return
-    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [cast(Tensor, parameter.grad) for parameter in with_gradient]
-    message = torch.cat([gradient.reshape(-1) * rows for gradient in gradients])
-    message = torch.cat((message, message.new_tensor([rows])))
+    message = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(message)
-    message = message[:-1] / message[-1]
-    for gradient, part in zip(gradients, message.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
-def from_first(*tensors: Tensor) -> None:
-    """Replace tensors by those of the first process."""
-    if running():
-        for tensor in tensors:
-            distributed.broadcast(tensor, 0)
+def mean_of_all(values: Float[Tensor, "n"]) -> float:
+    """The mean over the values of all processes."""
+    message = torch.stack((values.sum(), values.new_tensor(len(values))))
+    add_up([message])
+    return float(message[0] / message[1])
 
 
-def agree(what: Decomposition, before: Tensor) -> None:
+def all_rows(rows: Float[Tensor, "own d"]) -> Float[Tensor, "all d"]:
+    """The rows of all processes, in the order of the whole batch where each has every ``world``-th."""
+    if not running():
+        return rows
+    mine = Share.mine()
+    counts = torch.zeros(mine.world, dtype=torch.int64, device=rows.device)
+    counts[mine.rank] = len(rows)
+    distributed.all_reduce(counts)
+    longest = int(counts.max())
+    padded = F.pad(rows, (0, 0, 0, longest - len(rows)))
+    parts = [torch.empty_like(padded) for _ in range(mine.world)]
+    distributed.all_gather(parts, padded)
+    there = torch.arange(longest, device=rows.device)[:, None] < counts
+    return torch.stack(parts, dim=1)[there]
+
+
+def silence(what: Decomposition) -> Tensor | None:
+    """How long latents were silent before a trial that several processes share."""
+    return what.silent.clone() if running() and isinstance(what, Dictionary) else None
+
+
+def agree(what: Decomposition, before: Tensor | None, rows: int) -> Tensor | float:
     """Count for all processes together how long latents have been silent, and follow one threshold.
 
-    ``before`` is the count before the step, equal in all processes.
+    ``before`` is what ``silence`` gave, equal in all processes. Gives the share of all rows that are this process's.
     """
-    if not isinstance(what, Dictionary):
-        return
-    world = distributed.get_world_size()
-    silent = what.silent
-    waited = silent >= before
-    silent.copy_(torch.where(waited, before + (silent - before) * world, silent * world))
-    distributed.all_reduce(silent, op=distributed.ReduceOp.MIN)
-    for buffer in what.running:
-        distributed.all_reduce(buffer)
-        buffer.div_(world)
+    if not running():
+        return 1.0
+    count = torch.tensor(rows, device=next(what.parameters()).device)
+    total = count.clone()
+    distributed.all_reduce(total)
+    if isinstance(what, Dictionary) and before is not None:
+        distributed.all_reduce(what.silent, op=distributed.ReduceOp.MIN)
+        # what fired anywhere has been silent for no row
+        what.silent.copy_(torch.where(what.silent > 0, before + total, 0))
+        for buffer in what.running:
+            distributed.all_reduce(buffer)
+            buffer.div_(distributed.get_world_size())
+    return count / total
+
+
+@contextmanager
+def wait_for_first() -> Generator[None]:
+    """What is inside runs in the first process, then in the others, which find what it left."""
+    first = Share.mine().rank == 0
+    if running() and not first:
+        distributed.barrier()
+    try:
+        yield
+    finally:
+        if running() and first:
+            distributed.barrier()
+
+
+def meet() -> None:
+    """Wait until all processes are here."""
+    if running():
+        distributed.barrier()

@@ -35,8 +35,10 @@ class Passes:
 
     def rows(self, site: str) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows d"]]:
         """The hidden states of both passes at a site, where they count."""
+        site = self.model.site(site).name
         chosen = positions(self.model, self.batch, site, self.clean, self.where)
-        clean, other = self.clean.hidden[site], self.other.hidden[site]
+        name = self.model.site(site).name
+        clean, other = self.clean.hidden[name], self.other.hidden[name]
         return (clean.flatten(0, -2), other.flatten(0, -2)) if chosen is None else (clean[chosen], other[chosen])
 
     def variance(self, site: str) -> Float[Tensor, ""]:
@@ -45,11 +47,11 @@ class Passes:
         Raises:
             ValueError: if it is not known.
         """
-        if site not in self.variances:
+        if (name := self.model.site(site).name) not in self.variances:
             raise ValueError(
                 f"errors at {site!r} in units of its variance need that variance; known are {', '.join(self.variances)}"
             )
-        return self.variances[site]
+        return self.variances[name]
 
 
 def positions(model: Model, batch: Any, site: str, trace: Trace, where: Where) -> Bool[Tensor, "..."] | None:
@@ -57,5 +59,5 @@ def positions(model: Model, batch: Any, site: str, trace: Trace, where: Where) -
     valid = model.family.mask(batch, model.site(site))
     if valid is None and not where.skip and where.tokens in ("all", "valid"):
         return None
-    hidden = trace.hidden[site]
+    hidden = trace.hidden[model.site(site).name]
     return where.select(tuple(hidden.shape[:-1]), valid, hidden.device)

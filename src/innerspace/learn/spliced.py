@@ -5,8 +5,8 @@ the part behind it, which goes on to where the last term looks and no further. A
 site costs no second pass, so local training, end-to-end training and everything between them are one stream.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -62,10 +62,11 @@ def survey(model: Model, batches: Iterable[Any], sites: Sequence[str], where: Wh
     first = dict[str, Tensor]()
     sums = dict[str, tuple[Tensor, Tensor]]()
     for number, batch in enumerate(batches):
-        trace = model.run(batch, {site: Read() for site in sites}, stop=True)
+        trace = model.run(batch, {site: Read(site) for site in sites}, stop=True)
         for site in sites:
             chosen = positions(model, batch, site, trace, where)
-            rows = (trace.hidden[site].flatten(0, -2) if chosen is None else trace.hidden[site][chosen]).double()
+            hidden = trace.hidden[model.site(site).name]
+            rows = (hidden.flatten(0, -2) if chosen is None else hidden[chosen]).double()
             if not rows.isfinite().all():
                 raise ValueError(f"the hidden states at {site!r} are not finite in batch {number}")
             if not len(rows):
@@ -119,25 +120,27 @@ class _Spliced(Trials):
         where: Where,
         precision: Precision,
     ) -> None:
-        for site in (*sites, *variance):
-            model.site(site)
-        if missing := [site for site in sites if site not in variance]:
-            raise ValueError(f"the variance at {missing[0]!r} is not given; it is known at {', '.join(variance)}")
-        self._model, self._batches, self._sites, self._where = model, batches, sites, where
+        self._model, self._batches, self._where = model, batches, where
         self._precision: Precision = precision
-        self._variance = {site: torch.tensor(number) for site, number in variance.items()}
+        self._sites = [model.site(site).name for site in sites]
+        self._variance = {
+            model.site(site).name: torch.tensor(number, dtype=torch.float64) for site, number in variance.items()
+        }
+        if missing := [site for site in self._sites if site not in self._variance]:
+            raise ValueError(f"the variance at {missing[0]!r} is not given; it is known at {', '.join(variance)}")
 
     def draw(self, needs: Set[str] = frozenset()) -> Occasion:
+        needs = _named(self._model, needs)
         return _Spot(
             self._model, self._batches.next(), self._sites, needs, self._variance, self._where, self._precision
         )
 
     def state(self) -> State:
-        return {"sites": list(self._sites), "batches": dict(self._batches.state())}
+        return {"sites": self._sites, "batches": dict(self._batches.state())}
 
     def restore(self, state: State) -> None:
-        if state.get("sites") != list(self._sites):
-            raise ValueError(f"the stream has the sites {list(self._sites)}, the one to continue {state.get('sites')}")
+        if state.get("sites") != self._sites:
+            raise ValueError(f"the stream has the sites {self._sites}, the one to continue {state.get('sites')}")
         self._batches.restore(state["batches"])
 
 
@@ -167,12 +170,18 @@ class _Spot(Occasion):
         with torch.no_grad():
             self._clean = self._pass({*sites, *begins}, needs)
 
+    def precision(self) -> AbstractContextManager[object]:
+        device = next(self._model.module.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self._precision == "bfloat16")
+
     def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:
+        site = self._place(site)
+        site, needs = self._model.site(site).name, _named(self._model, needs)
         hidden = self._clean.hidden[site]
         like = next(what.parameters())
         chosen = positions(self._model, self._batch, site, self._clean, self._where)
         clean = (hidden.flatten(0, -2) if chosen is None else hidden[chosen]).to(like)
-        with _autocast(hidden, self._precision):
+        with self.precision():
             code = what.code(clean)
             reconstruction = what.decode(code.z)
         passes = None
@@ -184,14 +193,21 @@ class _Spot(Occasion):
         variance = self._variance[site].to(like)
         return Trial(clean, reconstruction, code, what, variance, passes)
 
+    def _place(self, site: str) -> str:
+        """The site of that name; where there is one only, it need not be named."""
+        name = self._model.site(site).name if site or len(self._cuts) > 1 else next(iter(self._cuts))
+        if name not in self._cuts:
+            raise ValueError(f"the stream has no trials at {site!r}; it has them at {', '.join(self._cuts)}")
+        return name
+
     def _pass(self, reads: Set[str], needs: Set[str], site: str = "", edited: Tensor | None = None) -> Trace:
         """The clean pass, or one with another state at a site; it ends where nothing more is asked for."""
         model = self._model
         head = model.family.head(model.module)
         whole = OUTPUT in needs and head is None
         ends = {head.name} if OUTPUT in needs and head is not None else set[str]()
-        wanted = {name: Read() for name in {*reads, *(needs - {OUTPUT}), *ends}}
-        with _autocast(edited, self._precision):
+        wanted = {name: Read() for name in {*reads, *(model.site(need).name for need in needs - {OUTPUT}), *ends}}
+        with self.precision():
             if edited is None:
                 return model.run(self._batch, wanted, stop=not whole)
             cut = self._cuts[site]
@@ -202,18 +218,14 @@ class _Spot(Occasion):
             return model.resume(self._batch, cut.name, self._clean.hidden[cut.name], wanted | plan, stop=not whole)
 
 
+def _named(model: Model, needs: Set[str]) -> Set[str]:
+    """Places by the sites' own names, under which traces keep them."""
+    return {need if need == OUTPUT else model.site(need).name for need in needs}
+
+
 @dataclass(frozen=True, eq=False)
 class _Give:
     hidden: Tensor
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG002
         return self.hidden
-
-
-@contextmanager
-def _autocast(like: Tensor | None, precision: str) -> Generator[None]:
-    device = "cpu" if like is None else like.device.type
-    if like is None and torch.cuda.is_available():
-        device = "cuda"
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-        yield

@@ -6,6 +6,7 @@ from a running network, and compares, where a term asks for it, what follows wit
 
 from abc import ABC, abstractmethod
 from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -40,6 +41,10 @@ class Trial:
 
 class Occasion(ABC):
     """One draw from a stream, on which any number of decompositions can be tried."""
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context in which trials are judged: autocast, if the stream's products are in half precision."""
+        return nullcontext()
 
     @abstractmethod
     def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:
