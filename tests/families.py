@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from innerspace.language.causal_lm import CausalLM
+from innerspace.language.text import Text
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site
+from language.tiny import decoder
 
 
 class Blocks(nn.Module):
@@ -79,8 +82,10 @@ class Case:
     """Sites whose hidden states have one position per token of ``mask``."""
     output: str = "y"
 
-    def with_input_gradient(self) -> tuple[Any, Tensor]:
-        """The batch with an input that asks for its gradient, and that input."""
+    def with_input_gradient(self) -> tuple[Any, Tensor] | None:
+        """The batch with an input that asks for its gradient, and that input; None where inputs are token ids."""
+        if isinstance(self.batch, Text):
+            return None
         if isinstance(self.batch, Batch):
             position = self.batch.target.position.clone().requires_grad_(True)
             target = dataclasses.replace(self.batch.target, position=position)
@@ -118,4 +123,25 @@ def redmotion() -> Case:
     return Case(Model(network, RedMotionFamily()), batch, ("agent.0", "agent.1", "agent.2"), "trajectory")
 
 
-CASES: dict[str, Callable[[], Case]] = {"blocks": blocks, "encoder": encoder, "redmotion": redmotion}
+def language(name: str, sites: tuple[str, ...]) -> Case:
+    """A decoder, with texts that are padded at either end."""
+    generator = torch.Generator().manual_seed(5)
+    batch = Text(torch.randint(3, 101, (4, 5), generator=generator), _tokens(1)["valid"])
+    return Case(Model(decoder(name), CausalLM()), batch, sites, "logits")
+
+
+def gpt2() -> Case:
+    return language("gpt2", ("embed", "heads.0", "attn.0", "resid_mid.0", "mlp.0", "resid.0", "resid.2", "final"))
+
+
+def llama() -> Case:
+    return language("llama", ("embed", "heads.1", "resid_mid.1", "resid.1", "attn.2", "mlp.2", "final"))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "blocks": blocks,
+    "encoder": encoder,
+    "redmotion": redmotion,
+    "gpt2": gpt2,
+    "llama": llama,
+}

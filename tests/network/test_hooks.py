@@ -92,6 +92,9 @@ def test_token_outside_the_axis() -> None:
     with pytest.raises(ValueError, match="token 7 does not exist; there are 5"):
         Where(7).select((2, 5), None)
     assert Where(-1).select((2, 5), None).nonzero().tolist() == [[0, 4], [1, 4]]
+    # later in a generation a token of before is none of those from the end
+    assert not Where(6).select((2, 1), None, start=7).any()
+    assert Where(7).select((2, 1), None, start=7).all()
 
 
 @torch.no_grad()

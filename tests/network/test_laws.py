@@ -87,7 +87,9 @@ def test_hooks_are_gone_after_an_exception(case: Case) -> None:
 
 def test_hooks_are_gone_after_a_normal_end(case: Case) -> None:
     with case.model.under({site: Read() for site in case.sites}, batch=case.batch):
-        assert hooks(case.model.module) == len(case.sites)
+        # one each, and another where a state goes around a module
+        around = [site for site in case.sites if case.model.site(site).around is not None]
+        assert hooks(case.model.module) == len(case.sites) + len(around)
         case.model.family.forward(case.model.module, case.batch)
     assert hooks(case.model.module) == 0
 
@@ -112,7 +114,8 @@ def test_the_network_is_as_before(case: Case, training: bool) -> None:
 
 def test_gradients_reach_the_vector_and_the_temperature(case: Case) -> None:
     for site in case.sites:
-        direction = torch.ones(width(case, site), requires_grad=True)
+        # a norm may be blind to a direction of ones
+        direction = torch.arange(1.0, width(case, site) + 1).requires_grad_(True)
         tau = torch.zeros(1, requires_grad=True)
         output = case.model.run(case.batch, {site: Steer(direction, 1.0)}).output[case.output]
         output.square().sum().backward()
@@ -121,11 +124,14 @@ def test_gradients_reach_the_vector_and_the_temperature(case: Case) -> None:
         output = case.model.run(case.batch, {site: Steer(direction.detach(), tau)}).output[case.output]
         output.square().sum().backward()
         assert tau.grad is not None
-        assert tau.grad.abs() > 0
+        assert tau.grad.abs() > 1e-6
 
 
 def test_gradients_reach_the_input(case: Case) -> None:
-    batch, entered = case.with_input_gradient()
+    given = case.with_input_gradient()
+    if given is None:
+        pytest.skip("token ids have no gradient")
+    batch, entered = given
     case.model.run(batch, {case.sites[0]: Steer(torch.ones(width(case, case.sites[0])), 1.0)}).output[
         case.output
     ].square().sum().backward()

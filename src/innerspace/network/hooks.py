@@ -6,6 +6,7 @@ back in the form it came in, a tensor or a tuple that begins with one.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ def attached(
     """
     counts = dict.fromkeys(plan, 0)
     seen = set[Site]()
+    changes = dict[Site, Tensor]()
 
     def handle(site: Site, hidden: Tensor) -> Tensor:
         call, counts[site] = counts[site], counts[site] + 1
@@ -57,18 +59,27 @@ def attached(
                 f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
                 f"with Site(call=…), or use Model.under, which edits every call"
             )
-        occasion = visit(site, tuple(hidden.shape[:-1]))
+        occasion, before = visit(site, tuple(hidden.shape[:-1])), hidden
         for intervention in plan[site]:
             hidden = intervention(hidden, occasion)
+        if site.around is not None and hidden is not before:
+            changes[site] = hidden - before
         seen.add(site)
         if stop and len(seen) == len(plan):
             raise Stopped
         return hidden
 
+    def carry(site: Site, written: Tensor) -> Tensor:
+        return written + changes.pop(site) if site in changes else written
+
     handles = list[RemovableHandle]()
     try:
         for site in plan:
-            handles.append(_register(module.get_submodule(site.module), site, handle))
+            handles.append(_register(module.get_submodule(site.module), site.io, partial(handle, site)))
+        for site in plan:
+            # behind the hooks of all sites: what the way around carries is not what the module gave
+            if site.around is not None:
+                handles.append(_register(module.get_submodule(site.around), "output", partial(carry, site)))
         yield
     finally:
         for entry in handles:
@@ -97,17 +108,17 @@ def bypassed(module: nn.Module, paths: Sequence[str], result: object) -> Generat
                 part.forward = own
 
 
-def _register(module: nn.Module, site: Site, handle: Callable[[Site, Tensor], Tensor]) -> RemovableHandle:
-    if site.io == "input":
+def _register(module: nn.Module, io: str, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    if io == "input":
 
         def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (handle(site, arguments[0]), *arguments[1:])
+            return (edit(arguments[0]), *arguments[1:])
 
         return module.register_forward_pre_hook(before)
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            return (handle(site, output[0]), *output[1:])
-        return handle(site, output)
+            return (edit(output[0]), *output[1:])
+        return edit(output)
 
     return module.register_forward_hook(after)

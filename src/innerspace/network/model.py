@@ -214,7 +214,7 @@ class Model:
     @contextmanager
     def _edited(self, batch: Any, plan: _Plan, trace: Trace, *, stop: bool, repeat: bool) -> Generator[None]:
         masks = dict[str, Tensor | None]()
-        seen = dict[str, int]()
+        seen = dict[str, tuple[int, int]]()
 
         def visit(site: Site, shape: tuple[int, ...]) -> Visit:
             # a shape annotation here would be built anew at every visit
@@ -232,12 +232,16 @@ class Model:
         with _frozen(self.module, self._parts), attached(self.module, plan, visit, stop=stop, repeat=repeat):
             yield
 
-    def _start(self, seen: dict[str, int], site: Site, shape: tuple[int, ...], batch: Any) -> int:
-        """How many tokens of a generation came before these: a call of the prompt's length begins another one."""
+    def _start(self, seen: dict[str, tuple[int, int]], site: Site, shape: tuple[int, ...], batch: Any) -> int:
+        """How many tokens of a generation came before these: a call of the prompt's length begins another one.
+
+        Where no mask tells how long the prompt is, the first call does.
+        """
         mask = None if batch is None else self.family.mask(batch, site)
-        begins = mask is None or shape[-1] == mask.shape[-1] > 1
-        start = 0 if begins else seen.get(site.name, 0)
-        seen[site.name] = start + shape[-1]
+        length, count = seen.get(site.name, (shape[-1], 0))
+        begins = shape[-1] == length if mask is None else shape[-1] == mask.shape[-1] > 1
+        start = 0 if begins else count
+        seen[site.name] = (length, start + shape[-1])
         return start
 
     def fingerprint(self) -> str:

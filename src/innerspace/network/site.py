@@ -16,7 +16,9 @@ class Site(Value):
 
     ``module`` is the module's path in the network (``"trajectory.blocks.2"``), ``width`` the size of the hidden state,
     its last axis; ``axes`` names the axes. Where the module runs several times in one pass, ``call`` says which run is
-    meant; None stands for a module that runs once.
+    meant; None stands for a module that runs once. ``around`` is for a state that enters ``module`` and also goes
+    around it, as a residual stream does: the path of the module to whose output it is added again. What is written at
+    such a site is written on both ways.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Site(Value):
     io: Literal["input", "output"] = "output"
     axes: str = "batch token d"
     call: int | None = None
+    around: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,10 @@ class Where(Value):
                 last = torch.where(valid, place, -1).amax(-1, keepdim=True)
                 return valid & (place == last)
             case index:
-                index = index - start if index >= 0 else index
+                place = index - start if index >= 0 else shape[-1] + index
                 chosen = torch.zeros_like(valid)
-                if start and not -shape[-1] <= index < shape[-1]:
-                    return chosen
-                if not -shape[-1] <= index < shape[-1]:
+                if 0 <= place < shape[-1]:
+                    chosen[..., place] = valid[..., place]
+                elif not start:
                     raise ValueError(f"token {index} does not exist; there are {shape[-1]} tokens")
-                chosen[..., index] = valid[..., index]
                 return chosen

@@ -136,7 +136,82 @@ class Stage:
     template: Literal["stage"] = "stage"
 
 
-Block = Table | Tables | Figure | Facts | Remarks | Stage
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what was found, and what follows; ``answer`` is the word on which it ends."""
+
+    answer: Literal["holds", "fails", "open"]
+    claim: str
+    found: str
+    words: str
+    hue: str = ""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Claims that were tested."""
+
+    entries: tuple[Verdict, ...]
+    template: Literal["verdicts"] = "verdicts"
+
+
+@dataclass(frozen=True)
+class Toggles:
+    """One row of a legend that shows and hides marks: (their style class, the class of the swatch, words)."""
+
+    title: str
+    entries: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Charts of many lines, which a legend shows and hides."""
+
+    figure: Figure
+    legend: tuple[Toggles, ...]
+    template: Literal["curves"] = "curves"
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A map of features with a list beside it: the drawing, what the script reads, and the legend of its clouds."""
+
+    caption: str
+    svg: str
+    data: str
+    legend: Toggles
+    template: Literal["atlas"] = "atlas"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An example on paper: what it belongs to, and its parts as (text, whether it stands for space, tint, number)."""
+
+    label: str
+    parts: tuple[tuple[str, bool, str, str], ...]
+
+
+@dataclass(frozen=True)
+class StillFeature:
+    """A feature on paper."""
+
+    title: str
+    hue: str
+    facts: str
+    strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """The features that the reader leafs through: data for the script, and the first of them on paper."""
+
+    caption: str
+    data: str
+    static: tuple[StillFeature, ...]
+    template: Literal["browser"] = "browser"
+
+
+Block = Table | Tables | Figure | Facts | Remarks | Stage | Verdicts | Curves | Atlas | Browser
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,10 @@ def plain(item: object, where: str = "report") -> Any:
             entries = cast(Mapping[Any, Any], item)
             return {str(key): plain(entry, f"{where}.{key}") for key, entry in entries.items()}
         case [float(), *_] if all(type(entry) is float for entry in cast(Sequence[Any], item)):
-            # a report is mostly lists of numbers
+            # a report is mostly lists of numbers, or of tokens
             return [float(f"{x:.7g}") if math.isfinite(x) else None for x in cast(Sequence[float], item)]
+        case [str(), *_] if all(type(entry) is str for entry in cast(Sequence[Any], item)):
+            return list(cast(Sequence[str], item))
         case list() | tuple():
             return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(cast(Sequence[Any], item))]
         case _:

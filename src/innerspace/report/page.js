@@ -1,5 +1,5 @@
 // Moves what moves: the steered forecasts, the numbers that show on pointing, the mark in the contents.
-(() => {
+const page = (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
   document.documentElement.classList.replace("no-js", "js");
@@ -202,22 +202,27 @@
     choose();
   }
 
-  function tips() {
+  const hush = () => { byId("tip").hidden = true; };
+
+  // Shows words above a box, or below the pointer where there is no room.
+  function tell(text, box, x, y) {
     const tip = byId("tip");
-    const hide = () => { tip.hidden = true; };
+    tip.textContent = text;
+    tip.hidden = false;
+    const { offsetWidth: width, offsetHeight: height } = tip;
+    const left = Math.min(x, box.right) - width / 2;
+    const above = Math.max(box.top, y - 24) - height - 8;
+    tip.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - width - 8))}px`;
+    tip.style.top = `${above > 8 ? above : y + 20}px`;
+  }
+
+  function tips() {
     document.addEventListener("pointerover", (event) => {
       const source = event.target.closest("[data-tip]");
-      if (!source) { hide(); return; }
-      tip.textContent = source.dataset.tip;
-      tip.hidden = false;
-      const box = source.getBoundingClientRect(), { offsetWidth: width, offsetHeight: height } = tip;
-      const left = Math.min(event.clientX, box.right) - width / 2;
-      const above = Math.max(box.top, event.clientY - 24) - height - 8;
-      tip.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - width - 8))}px`;
-      tip.style.top = `${above > 8 ? above : event.clientY + 20}px`;
+      if (source) tell(source.dataset.tip, source.getBoundingClientRect(), event.clientX, event.clientY); else hush();
     });
-    document.addEventListener("scroll", hide, { passive: true, capture: true });
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+    document.addEventListener("scroll", hush, { passive: true, capture: true });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") hush(); });
   }
 
   function contents() {
@@ -239,4 +244,5 @@
   if (byId("stage")) stage();
   tips();
   contents();
+  return { byId, hush, make, minus, tell, ticks };
 })();

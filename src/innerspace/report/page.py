@@ -6,13 +6,27 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.features import features
+from innerspace.report.fidelity import fidelity
+from innerspace.report.geometry import geometry
 from innerspace.report.ground import cost, data, facts, forecaster, provenance
 from innerspace.report.maps import forecasts
 from innerspace.report.numerals import bound, plain
+from innerspace.report.pareto import pareto
 from innerspace.report.reading import collapse, probes
 from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
+from innerspace.report.training import training, training_cost
 
 _Builder = Callable[[Mapping[str, Any], Palette, str], Section]
+
+_OF_DICTIONARIES: dict[str, _Builder] = {
+    "pareto": pareto,
+    "fidelity": fidelity,
+    "geometry": geometry,
+    "features": features,
+    "training": training,
+    "training_cost": training_cost,
+}
 
 _SECTIONS: dict[str, _Builder] = {
     "scenes": forecasts,
@@ -24,12 +38,15 @@ _SECTIONS: dict[str, _Builder] = {
     "offtarget": offtarget,
     "feasibility": feasibility,
     "dictionaries": dictionaries,
+    **_OF_DICTIONARIES,
     "forecaster": forecaster,
     "data": data,
     "cost": cost,
     "provenance": provenance,
 }
 """The sections in their order, by the key of the report that each of them shows."""
+
+_RUNS = ("fidelity", "training", "training_cost")
 
 _OPENING = ("title", "question", "headlines", "remarks", "interval", "notes", "job")
 
@@ -56,9 +73,9 @@ def render(report: Mapping[str, Any]) -> str:
     if others := {key: item for key, item in record.items() if key not in _SECTIONS and key not in _OPENING}:
         lead = "Numbers that have no figure of their own."
         sections.append(Section("others", "Other numbers", lead, (facts(others),)))
-    return _template().render(
-        report=record, sections=sections, style=_resource("page.css"), script=_resource("page.js")
-    )
+    parts = ["page", *(["dictionaries"] if any(key in record for key in _OF_DICTIONARIES) else [])]
+    style, script = ("".join(_resource(f"{part}.{ending}") for part in parts) for ending in ("css", "js"))
+    return _template().render(report=record, sections=sections, style=style, script=script)
 
 
 def _build(key: str, build: _Builder, record: Mapping[str, Any], palette: Palette, note: str) -> Section:
@@ -94,3 +111,14 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
     yield from record.get("offtarget", {}).get("steered", ())
     yield from record.get("data", {}).get("classes", {})
+    yield from _kinds(record)
+
+
+def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
+    """Every kind of training that is drawn in a color of its own."""
+    for runs in (record.get("pareto", {}).get("runs", ()), *(record.get(key, ()) for key in _RUNS)):
+        yield from (run["kind"] for run in runs if "kind" in run)
+    geometry = record.get("geometry", {})
+    for rows in (geometry.get("similarity", ()), geometry.get("map", {}).get("dictionaries", ())):
+        yield from (row["kind"] for row in rows if "kind" in row)
+    yield from (one["kind"] for one in record.get("features", {}).get("dictionaries", ()) if "kind" in one)

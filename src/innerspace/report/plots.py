@@ -1,12 +1,13 @@
 """Small SVG charts, drawn without a browser: they print, need no script, and take their colors from the page."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import final
 
-from innerspace.report.numerals import number
+from innerspace.report.numerals import Estimate, number
 
 WIDTH, NARROW, HEIGHT = 340, 260, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 26, 36
@@ -64,7 +65,9 @@ class Scale:
         spread = math.log10(self.high / self.low)
         factors = (1,) if spread > 3 else (1, 3) if spread > 1.2 else (1, 2, 5)
         values = [factor * 10.0**decade for decade in decades for factor in factors]
-        return [value for value in values if self.low <= value <= self.high]
+        values = [value for value in values if self.low <= value <= self.high]
+        # within one decade round steps say more than powers
+        return values if len(values) > 1 else [value for value in self._linear_ticks(4) if value > 0]
 
 
 @final
@@ -103,30 +106,65 @@ class Chart:
         back = [self._point(x, a) for x, a, _ in reversed(known)]
         self._marks.append(f'<path class="band {style}" d="M{"L".join(there + back)}Z"/>')
 
-    def line(self, xs: Sequence[float], ys: Sequence[float | None], style: str) -> None:
-        """A line through the known values, broken where one is missing."""
+    def line(self, xs: Sequence[float], ys: Sequence[float | None], style: str, run: str = "") -> None:
+        """A line through the known values, broken where one is missing; ``run`` is what pointing at it tells."""
         path, pen = "", "M"
         for x, y in zip(xs, ys, strict=True):
             if self._drawn(y):
                 path, pen = path + pen + self._point(x, y), "L"
             else:
                 pen = "M"
+        called = f' data-run="{escape(run)}"' if run else ""
+        self._marks.append(f'<path class="line {style}" d="{path}"{called}/>')
+
+    def steps(self, edges: Sequence[float], heights: Sequence[float], style: str, tip: str) -> None:
+        """The outline of a histogram over an axis that holds 0; the tip shows anywhere below it."""
+        corners = [self._point(x, y) for i, y in enumerate(heights) for x in edges[i : i + 2]]
+        first, last = self._point(edges[0], 0.0), self._point(edges[-1], 0.0)
+        self._marks.append(f'<path class="steps {style}" d="M{"L".join([first, *corners, last])}" {_tip(tip)}/>')
+
+    def rule(self, at: float, style: str, *, upright: bool = True) -> None:
+        """A line across the whole chart at a value of the horizontal axis, or of the vertical one."""
+        if upright:
+            path = f"M{_round(self._x(at))} {TOP}V{self.height - BOTTOM}"
+        else:
+            path = f"M{self.left} {_round(self._y(at))}H{self.width - RIGHT}"
         self._marks.append(f'<path class="line {style}" d="{path}"/>')
+
+    def cross(self, x: Estimate, y: Estimate, style: str) -> None:
+        """The intervals of a point in both directions, as far as they lie within the axes."""
+        if x.mean is None or y.mean is None:
+            return
+        for (_, low, high), scale, upright in ((x, self.x, False), (y, self.y, True)):
+            if low is None or high is None:
+                continue
+            a, b = max(low, scale.low), min(high, scale.high)
+            ends = ((x.mean, a), (x.mean, b)) if upright else ((a, y.mean), (b, y.mean))
+            self._marks.append(f'<path class="line {style}" d="M{"L".join(self._point(*end) for end in ends)}"/>')
 
     def dots(self, xs: Sequence[float], ys: Sequence[float | None], tips: Sequence[str], style: str) -> None:
         """A dot for every known value that tells its number when it is pointed at."""
         for x, y, tip in zip(xs, ys, tips, strict=True):
             if y is not None and self._drawn(y):
                 place = f'cx="{_round(self._x(x))}" cy="{_round(self._y(y))}"'
-                self._marks.append(f'<circle class="dot {style}" {place} r="2.4" data-tip="{escape(tip)}"/>')
+                self._marks.append(f'<circle class="dot {style}" {place} r="2.4" {_tip(tip)}/>')
 
     def whisker(self, low: float | None, high: float | None, y: float, style: str) -> None:
         """A horizontal interval."""
         if low is not None and high is not None:
             self._marks.append(f'<path class="line {style}" d="M{self._point(low, y)}L{self._point(high, y)}"/>')
 
-    def svg(self, label: str) -> str:
-        """The whole drawing; ``label`` says what it shows to those who do not see it."""
+    @property
+    def frame(self) -> str:
+        """What a script needs to tell values from places: both axes (low, high, logarithmic) and the box between."""
+        axes = {name: [scale.low, scale.high, scale.log] for name, scale in (("x", self.x), ("y", self.y))}
+        return json.dumps(axes | {"box": [self.left, TOP, self.width - RIGHT, self.height - BOTTOM]})
+
+    def svg(self, label: str, *, readable: bool = False) -> str:
+        """The whole drawing; ``label`` says what it shows to those who do not see it.
+
+        A ``readable`` one carries its axes, so that a script can read values from its lines.
+        """
         bottom, right = self.height - BOTTOM, self.width - RIGHT
         parts = list[str]()
         for value, text in self.y.ticks(4):
@@ -142,7 +180,9 @@ class Chart:
         x_label, y_label = map(escape, self._labels)
         parts.append(f'<text class="name x" x="{(self.left + right) / 2:g}" y="{self.height - 4}">{x_label}</text>')
         parts.append(f'<text class="name" x="0" y="11">{y_label}</text>')
-        head = f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(label)}">'
+        axes = f' data-axes="{escape(self.frame)}"' if readable else ""
+        size = f'viewBox="0 0 {self.width} {self.height}"'
+        head = f'<svg class="chart" {size} role="img" aria-label="{escape(label)}"{axes}>'
         return f'{head}<g class="axes">{"".join(parts)}</g>{"".join(self._marks)}</svg>'
 
     def _x(self, value: float) -> float:
@@ -159,6 +199,10 @@ class Chart:
 
     def _drawn(self, y: float | None) -> bool:
         return y is not None and not (self.y.log and y <= 0)
+
+
+def _tip(text: str) -> str:
+    return f'data-tip="{escape(text)}"'
 
 
 def _round(value: float) -> str:

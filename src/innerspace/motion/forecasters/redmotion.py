@@ -21,15 +21,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from innerspace.motion.divergence import forecast_divergence
 from innerspace.motion.forecasters.attention import Block, hiding, seeing_themselves
 from innerspace.motion.forecasters.encoding import AGENT_FEATURES, LINE_FEATURES, agent_features, line_features
 from innerspace.motion.framing import Batch, Framing, Tracks
 from innerspace.network.model import Family
 from innerspace.network.site import Site
+from innerspace.network.trace import Trace
 from innerspace.value import Value
 
 # the head's outputs are paces: meters per second of the horizon, for the way and for the uncertainty of it
 _PACE, _SPREAD = 10.0, 2.0
+# the modules behind the sites of a name
+_STAGES = {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
 
 
 @dataclass(frozen=True)
@@ -184,10 +188,9 @@ class RedMotionFamily(Family):
     def sites(self, module: nn.Module) -> list[Site]:
         """The sites, in the order of the pass."""
         network = _checked(module)
-        stages = {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
         return [
             Site(f"{name}.{i}", f"{stage}.{i}", network.settings.width)
-            for name, stage in stages.items()
+            for name, stage in _STAGES.items()
             for i in range(len(cast(nn.ModuleList, network.get_submodule(stage))))
         ]
 
@@ -204,6 +207,25 @@ class RedMotionFamily(Family):
                 return road_present(batch)
             case _:
                 return None
+
+    def cut(self, module: nn.Module, site: Site) -> Site:  # noqa: ARG002
+        """The site: what follows reads nothing else of its stage, and the other stages run as ever."""
+        return site
+
+    def spared(self, module: nn.Module, cut: Site) -> list[str]:  # noqa: ARG002
+        """The blocks of the site's stage up to the site."""
+        name, _, last = cut.name.partition(".")
+        return [f"{_STAGES[name]}.{i}" for i in range(int(last) + 1)]
+
+    def divergence(
+        self,
+        module: nn.Module,  # noqa: ARG002
+        clean: Trace,
+        other: Trace,
+        chosen: Bool[Tensor, "..."] | None,
+    ) -> Float[Tensor, ""]:
+        """E[KL(clean ‖ other)] of mode and path in nats, the mean over rows."""
+        return forecast_divergence(clean.output, other.output, chosen)
 
 
 def road_present(batch: Batch) -> Bool[Tensor, "batch lines_and_agents"]:
