@@ -18,6 +18,7 @@ from innerspace import recipes as recipe_package
 from innerspace.jobs.data import Data
 from innerspace.jobs.evaluation import evaluate
 from innerspace.jobs.job import Job, execute
+from innerspace.learn.parallel import Share, begin
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, load
 from innerspace.network.model import Model
 from innerspace.report.record import write
@@ -92,7 +93,9 @@ class Demo:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status. Errors of the user's are one line, without a traceback."""
-    console, errors = Console(), Console(stderr=True)
+    begin()
+    # of several processes the first one speaks
+    console, errors = Console(quiet=Share.mine().rank > 0), Console(stderr=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         jobs = recipes()

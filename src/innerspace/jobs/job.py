@@ -10,6 +10,7 @@ from typing import Any, TypeVar, final
 from rich.console import Console
 from rich.progress import track
 
+from innerspace.learn.parallel import Share, wait_for_first
 from innerspace.value import Value, read_json
 
 T = TypeVar("T")
@@ -56,11 +57,14 @@ def execute(job: Job, folder: Path, console: Console, *, fresh: bool = False) ->
         ValueError: if the folder holds a run of another job, or anything that is no run.
     """
     job.check()
-    if fresh and (folder / "job.json").is_file():
-        shutil.rmtree(folder)
-    refuse_other(job, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    job.save(folder / "job.json")
+    first = Share.mine().rank == 0
+    with wait_for_first():
+        if fresh and first and (folder / "job.json").is_file():
+            shutil.rmtree(folder)
+        refuse_other(job, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if first:
+            job.save(folder / "job.json")
     return job.run(Run(folder, console))
 
 

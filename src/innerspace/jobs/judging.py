@@ -1,0 +1,145 @@
+"""Trained dictionaries judged on held-out text, and what the page says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from innerspace.interventions import Read
+from innerspace.jobs.job import Run
+from innerspace.jobs.lessons import Lesson, Trained
+from innerspace.jobs.text import Reading
+from innerspace.learn.parallel import Share, meet
+from innerspace.learn.passes import positions
+from innerspace.measure.fidelity import fired
+from innerspace.measure.splicing import SpliceFidelity, TokenLoss, mean_state, splice_fidelity
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A trained dictionary and what the network loses through it."""
+
+    trained: Trained
+    fidelity: SpliceFidelity
+
+    @property
+    def loss(self) -> TokenLoss:
+        """What a language model loses."""
+        assert isinstance(self.fidelity.loss, TokenLoss)
+        return self.fidelity.loss
+
+
+def judge_all(run: Run, reading: Reading, trained: Sequence[Trained], sequences: int) -> list[Judged]:
+    """Judge dictionaries on held-out sequences, of several processes each a share; what was judged stays so."""
+    share, folder = Share.mine(), run.folder / "judged"
+    folder.mkdir(exist_ok=True)
+    means = {
+        site: mean_state(reading.model, reading.sample(8), site, reading.data.where)
+        for site in sorted({item.lesson.site for item in trained})
+    }
+    mine = [item for i, item in enumerate(trained) if i % share.world == share.rank]
+    for item in run.track(mine, "judging dictionaries on held-out text"):
+        path = folder / f"{item.lesson.name}.json"
+        if path.is_file():
+            continue
+        site = item.lesson.site
+        found = splice_fidelity(
+            reading.model,
+            reading.held_out(sequences),
+            site,
+            item.dictionary,
+            where=reading.data.where,
+            mean=means[site],
+        )
+        found.save(path)
+    meet()
+    return [Judged(item, SpliceFidelity.load(folder / f"{item.lesson.name}.json")) for item in trained]
+
+
+@torch.no_grad()
+def alive_latents(reading: Reading, judged: Sequence[Judged], sequences: int) -> list[Bool[Tensor, "k"]]:
+    """Of each dictionary the latents that fire on some held-out token."""
+    sites = {item.trained.lesson.site for item in judged}
+    found = [torch.zeros(item.fidelity.latents, dtype=torch.bool) for item in judged]
+    for batch in reading.held_out(sequences):
+        trace = reading.model.run(batch, {site: Read() for site in sites}, stop=True)
+        for item, alive in zip(judged, found, strict=True):
+            site = item.trained.lesson.site
+            chosen = positions(reading.model, batch, site, trace, reading.data.where)
+            hidden = trace.hidden[reading.model.site(site).name]
+            rows = hidden.flatten(0, -2) if chosen is None else hidden[chosen]
+            alive |= fired(item.trained.dictionary.code(rows).z).cpu()
+    return found
+
+
+def run_fields(lesson: Lesson, sites: int) -> dict[str, Any]:
+    """What says on the page which dictionary an entry is about."""
+    fields: dict[str, Any] = {"kind": lesson.kind, "coefficient": lesson.coefficient, "seed": lesson.seed}
+    return fields | ({"site": lesson.site} if sites > 1 else {})
+
+
+def fidelity_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """The section on fidelity."""
+    return [_fidelity(item, _sites(judged)) for item in judged]
+
+
+def training_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """The section on training curves."""
+    return [_curves(item.trained, _sites(judged)) for item in judged]
+
+
+def cost_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """The section on what training cost."""
+    return [run_fields(item.trained.lesson, _sites(judged)) | dict(item.trained.cost) for item in judged]
+
+
+def front_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """The points of Pareto fronts."""
+    return [
+        run_fields(item.trained.lesson, _sites(judged))
+        | {
+            "l0": item.fidelity.l0.mean,
+            "ce_increase": item.loss.ce_increase.mean,
+            "kl": item.loss.kl.mean,
+            "explained_variance": item.fidelity.explained_variance.mean,
+            "alive": item.fidelity.alive,
+            "latents": item.fidelity.latents,
+            "tokens": item.trained.cost["tokens"],
+        }
+        for item in judged
+    ]
+
+
+def _sites(judged: Sequence[Judged]) -> int:
+    return len({item.trained.lesson.site for item in judged})
+
+
+def _fidelity(item: Judged, sites: int) -> dict[str, Any]:
+    found, loss = item.fidelity, item.loss
+    output = ("ce_clean", "ce_spliced", "ce_increase", "recovered_zero", "recovered_mean", "kl", "top1")
+    hidden = (
+        *("explained_variance", "explained_variance_per_token", "norm_ratio", "cosine", "l0", "alive", "tokens"),
+        *("l0_histogram", "frequency_histogram"),
+    )
+    return {
+        **run_fields(item.trained.lesson, sites),
+        **{name: getattr(loss, name) for name in output},
+        **{name: getattr(found, name) for name in hidden},
+        "downstream": [{"site": error.site, "error": error.error} for error in found.downstream],
+    }
+
+
+def _curves(trained: Trained, sites: int) -> dict[str, Any]:
+    """The log as columns; the names of terms as the page knows them."""
+    names = {"outputkl": "output_kl"}
+    step = trained.cost["tokens"] / max(int(record["step"]) for record in trained.history)
+    columns = sorted({key for record in trained.history for key in record} - {"step", "student"})
+    return {
+        **run_fields(trained.lesson, sites),
+        "tokens": [int(record["step"]) * step for record in trained.history],
+        "curves": {names.get(key, key): [record.get(key) for record in trained.history] for key in columns},
+    }
