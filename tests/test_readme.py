@@ -51,8 +51,17 @@ def test_a_forecaster_is_read_in_words_and_steered() -> None:
     assert (found["before"] != found["after"]).double().mean() > 0.9
 
 
+def test_dictionaries_of_a_language_model_are_trained_together() -> None:
+    found = run_example(2)
+    history, students = found["loop"].history, found["students"]
+    assert [record["step"] for record in history if record["student"] == "e2e"] == [5, 10, 15, 20]
+    assert found["output"].shape == (4, 16, 100)
+    assert found["tokens"].shape == (4, 20)
+    assert not torch.equal(students[0].what.decoder, students[1].what.decoder)
+
+
 def test_there_is_no_other_example() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_the_flags_of_the_readme_exist() -> None:

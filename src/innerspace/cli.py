@@ -15,11 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from innerspace import recipes as recipe_package
+from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.data import Data
+from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.evaluation import evaluate
 from innerspace.jobs.job import Job, execute
+from innerspace.jobs.pareto import Pareto
+from innerspace.language.causal_lm import load as load_language_model
 from innerspace.learn.parallel import Share, begin
-from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, load
+from innerspace.motion.forecasters.redmotion import RedMotionFamily
+from innerspace.motion.forecasters.redmotion import load as load_forecaster
 from innerspace.network.model import Model
 from innerspace.report.record import write
 from innerspace.value import read_json
@@ -54,10 +59,10 @@ class Show:
 
 @dataclass(frozen=True)
 class Sites:
-    """List the sites of a run's model: where hidden states can be read and written."""
+    """List the sites of a model: where hidden states can be read and written."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's folder, or a language model's folder or name on the hub."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a run's own flags may stand before or behind the recipe's name
         marks = (tyro.conf.CascadeSubcommandArgs,)
         command = tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__, config=marks)
-        _dispatch(command, jobs, console)
+        _dispatch(command, jobs, next((word for word in given[1:] if word in jobs), ""), console)
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
         errors.print(f"[bold red]error[/] {escape(line)}", highlight=False, soft_wrap=True)
@@ -159,17 +164,17 @@ def _grammar(jobs: dict[str, Job]) -> Any:
     return run | Show | Sites | Recipes | Eval | Report | Demo
 
 
-def _dispatch(command: object, jobs: dict[str, Job], console: Console) -> None:
+def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Console) -> None:
     match command:
         case Run(job=job, name=name, runs=runs, fresh=fresh):
-            folder = runs / (name or _name_of(job, jobs))
+            folder = runs / (name or _name_of(job, recipe, jobs))
             _name_page(execute(job, folder, console, fresh=fresh), console)
         case Demo(runs=runs):
             _name_page(execute(jobs["words-in-motion"], runs / "demo", console), console)
         case Show(run=run):
             show(run, console)
-        case Sites(run=run):
-            console.print(sites_table(run))
+        case Sites(model=model):
+            console.print(sites_table(model))
         case Recipes():
             for name, job in jobs.items():
                 line = (type(job).__doc__ or "").split("\n")[0]
@@ -183,10 +188,11 @@ def _dispatch(command: object, jobs: dict[str, Job], console: Console) -> None:
             raise AssertionError(command)
 
 
-def _name_of(job: Job, jobs: dict[str, Job]) -> str:
-    return next(
-        (name for name, recipe in jobs.items() if type(recipe) is type(job) and name != "saved"), type(job).__name__
-    )
+def _name_of(job: Job, recipe: str, jobs: dict[str, Job]) -> str:
+    """The recipe's name; for a job from a file that of the first recipe of its kind."""
+    if recipe != "saved":
+        return recipe
+    return next((name for name, own in jobs.items() if type(own) is type(job) and name != "saved"), type(job).__name__)
 
 
 def show(folder: Path, console: Console) -> None:
@@ -212,10 +218,20 @@ def _name_page(page: Path, console: Console) -> None:
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def sites_table(folder: Path) -> Table:
-    """The sites of a run's forecaster."""
-    model = Model(load(folder), RedMotionFamily())
-    table = Table("site", "module", "width", "axes", title=f"{RedMotion.__name__} in {folder}")
+def sites_table(source: str) -> Table:
+    """The sites of a run's network, or of a language model."""
+    folder = Path(source)
+    job = Job.from_json(read_json(folder / "job.json")) if (folder / "job.json").is_file() else None
+    match job:
+        case WordsInMotion():
+            model = Model(load_forecaster(folder), RedMotionFamily())
+        case DictionaryJob(text=text) | Pareto(text=text):
+            model = load_language_model(text.model, revision=text.revision).model
+        case None if folder.is_dir() and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds neither a run (job.json) nor a language model (config.json)")
+        case _:
+            model = load_language_model(source).model
+    table = Table("site", "module", "width", "axes", title=f"{type(model.module).__name__} in {source}")
     for site in model.sites.values():
         table.add_row(site.name, site.module, str(site.width), site.axes)
     return table

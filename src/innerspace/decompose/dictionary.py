@@ -8,6 +8,7 @@ With normalized rows x_n = (x − mean) / scale,
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, final
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from innerspace.checkpoint import load_state, save_state
 from innerspace.decompose.base import AnyCode, Code, Decomposition, SparseCode
 from innerspace.decompose.nonlinearities import Nonlinearity, Numbers, TopK
-from innerspace.decompose.sparse import Layout, Sparse, entries, project, tiles, weighted_sum
+from innerspace.decompose.sparse import Layout, Sparse, entries, project, weighted_sum
 from innerspace.value import Value
 
 _FEW = 0.05
@@ -212,8 +213,8 @@ class Dictionary(Decomposition):
         """
         if z.shape[-1] != self.latents:
             raise ValueError(f"the codes have {z.shape[-1]} entries, the dictionary has {self.latents} latents")
-        written = weighted_sum(z, self.rows) if isinstance(z, Sparse) else z @ self.rows
-        return self.scale * (written + self.decoder_bias) + self.mean
+        written = weighted_sum(z, self.rows) if isinstance(z, Sparse) else z @ self.rows.to(z.dtype)
+        return torch.addcmul(torch.addcmul(self.mean, self.scale, self.decoder_bias), self.scale, written)
 
     def largest_among(self, x: Float[Tensor, "*rows d"], latents: Int[Tensor, "n"], k: int) -> Sparse:
         """The ``k`` largest positive pre-activations of each row among some latents, whatever the nonlinearity."""
@@ -318,17 +319,14 @@ class Dictionary(Decomposition):
         """Rows in the dictionary's units, and the shape of their codes."""
         if x.shape[-1] != self.width:
             raise ValueError(f"the hidden states have width {x.shape[-1]}, the dictionary reads width {self.width}")
-        return ((x - self.mean) / self.scale).reshape(-1, self.width), (*x.shape[:-1], self.latents)
+        return ((x - self.mean).div_(self.scale)).reshape(-1, self.width), (*x.shape[:-1], self.latents)
 
     def _entries(
         self, flat: Tensor, encoder: Tensor, bias: Tensor, nonlinearity: Nonlinearity, numbers: Numbers
     ) -> tuple[Tensor, Layout]:
         """The pre-activations that pass, with their gradients, and where they stand."""
-        with torch.no_grad():
-            pieces = tiles(flat if self._center is None else flat - self._center, encoder, bias)
-            support = nonlinearity.support(pieces, numbers, training=self.training)
-        layout = Layout(support.latent, support.offsets, len(encoder))
-        return entries(flat, self._center, encoder, bias, support.pre, layout), layout
+        find = partial(nonlinearity.support, numbers=numbers, training=self.training)
+        return entries(flat, self._center, encoder, bias, find)
 
     @torch.no_grad()
     def _count(self, fired: Tensor, sample: Tensor | None, rows: int) -> None:

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from innerspace.decompose.sparse import Support
 from innerspace.value import Value
+
+_GROUP = 16
+"""Neighbors of which only the largest is ranked at first."""
 
 Tiles = Callable[[], Iterator[Tensor]]
 """The pre-activations of rows, block by block; every block lies in memory only until the next."""
@@ -150,10 +154,10 @@ class TopK(Nonlinearity):
 
     def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
         """The largest of each row, positive or not."""
-        best = [tile.topk(self.k, dim=-1, sorted=False) for tile in tiles()]
-        pre = torch.cat([found.values for found in best])
+        best = [_largest_of_each(tile, self.k) for tile in tiles()]
+        pre = torch.cat([values for values, _ in best])
         offsets = torch.arange(0, pre.numel() + 1, self.k, device=pre.device)
-        return Support(pre.flatten(), torch.cat([found.indices for found in best]).flatten(), offsets)
+        return Support(pre.flatten(), torch.cat([latent for _, latent in best]).flatten(), offsets)
 
     def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
         """The positive part."""
@@ -200,7 +204,7 @@ class BatchTopK(Nonlinearity):
         """What is above the batch's threshold, which is looked for near that of the batch before."""
         if not training and numbers["threshold"] > 0:
             return _above(tiles, numbers["threshold"])
-        guess = 0.9 * float(numbers["last"])
+        guess = 0.9 * self._near(tiles, numbers)
         found = _above(tiles, max(guess, 0.0))
         wanted = self.k * (len(found.offsets) - 1)
         if guess > 0 and len(found.pre) < wanted:
@@ -222,6 +226,13 @@ class BatchTopK(Nonlinearity):
         on[row, found.latent] = 1
         return Activated(pre.relu() * on, torch.zeros_like(pre))
 
+    def _near(self, tiles: Tiles, numbers: Numbers) -> float:
+        """A number near the threshold: the last batch's, or that of a few rows."""
+        if (last := float(numbers["last"])) > 0:
+            return last
+        few = next(tiles())[::8]
+        return float(few.flatten().topk(self.k * len(few), sorted=False).values.min())
+
     def _follow(self, threshold: Tensor, numbers: Numbers) -> None:
         numbers["last"].copy_(threshold)
         first = numbers["threshold"] < 0
@@ -233,12 +244,45 @@ def _above(tiles: Tiles, bound: float | Tensor) -> Support:
     pre, latent, counts = list[Tensor](), list[Tensor](), list[Tensor]()
     for tile in tiles():
         on = tile > bound
-        row, column = on.nonzero(as_tuple=True)
+        row, column = _places(on)
         pre.append(tile[row, column])
         latent.append(column)
         counts.append(torch.bincount(row, minlength=len(tile)))
     offsets = torch.cat([counts[0].new_zeros(1), *counts]).cumsum(0)
     return Support(torch.cat(pre), torch.cat(latent), offsets)
+
+
+def _places(on: Bool[Tensor, "rows k"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Where a matrix is true, row by row; eight entries of which none is are passed over at once."""
+    if on.shape[1] % 8:
+        return on.nonzero(as_tuple=True)
+    row, word = on.view(torch.int64).nonzero(as_tuple=True)
+    entry, bit = on.view(len(on), -1, 8)[row, word].nonzero(as_tuple=True)
+    return row[entry], 8 * word[entry] + bit
+
+
+def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+    """The ``k`` largest entries of each row, and where they stand.
+
+    They lie in those k groups of neighbors that have the largest maxima, so most entries are seen once and never ranked;
+    and few more than k entries of these groups reach the least of the maxima.
+    """
+    rows, groups = len(pre), pre.shape[1] // _GROUP
+    if pre.device.type != "cpu" or pre.shape[1] % _GROUP or groups < 2 * k:
+        return pre.topk(k, dim=-1, sorted=False)
+    pre = pre.to(torch.promote_types(pre.dtype, torch.float32))
+    best = F.max_pool1d(pre, _GROUP).topk(k, dim=-1, sorted=False)
+    some = pre.view(-1, _GROUP)[best.indices + torch.arange(0, rows * groups, groups)[:, None]].view(rows, -1)
+    # what cannot be compared stays in
+    row, place = _places(~(some < best.values.amin(-1, keepdim=True)))
+    count = torch.bincount(row, minlength=rows)
+    column = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    short = pre.new_full((rows, int(count.max())), -math.inf)
+    where = row.new_zeros(short.shape)
+    short[row, column], where[row, column] = some[row, place], place
+    found = short.topk(k, dim=-1, sorted=False)
+    place = where.gather(1, found.indices)
+    return found.values, best.indices.gather(1, place // _GROUP) * _GROUP + place % _GROUP
 
 
 def _largest(found: Support, count: int) -> Support:
@@ -280,6 +324,6 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         to_z, to_cost = grads
         threshold, on, near = ctx.saved_tensors
-        slope = torch.addcmul(to_cost, threshold, to_z).mul_(near).reshape(-1, len(threshold)).sum(0)
+        slope = torch.addcmul(to_cost, threshold, to_z).mul_(near).sum_to_size(threshold.shape)
         # the factor θ turns the derivative by θ into the one by log θ
         return to_z * on, -threshold / ctx.bandwidth * slope, None

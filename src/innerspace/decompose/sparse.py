@@ -44,7 +44,8 @@ class Layout:
     def by_latent(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "bounds"]]:
         """The order that sorts the entries by latent, and where those of each latent begin."""
         if self._by_latent is None:
-            order = self.latent.argsort(stable=True)
+            # half the bytes, twice as fast
+            order = self.latent.int().argsort(stable=True)
             ends = torch.bincount(self.latent, minlength=self.latents).cumsum(0)
             self._by_latent = order, F.pad(ends, (1, 0))
         return self._by_latent
@@ -104,11 +105,8 @@ def tiles(
     rows: Float[Tensor, "rows d"], encoder: Float[Tensor, "k d"], bias: Float[Tensor, "k"]
 ) -> Callable[[], Iterator[Tensor]]:
     """Pre-activations block by block, in one buffer that stays in the cache; in autocast's precision, if it is on."""
-    device = rows.device.type
-    if torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
-        rows, encoder, bias = rows.to(kind), encoder.to(kind), bias.to(kind)
-    size = max(1, (_TILE if device == "cpu" else _CUDA_TILE) // (len(encoder) * rows.element_size()))
+    rows, encoder, bias = _lowered(rows, encoder, bias)
+    size = max(1, (_TILE if rows.device.type == "cpu" else _CUDA_TILE) // (len(encoder) * rows.element_size()))
 
     def each() -> Iterator[Tensor]:
         buffer = rows.new_empty(min(size, len(rows)), len(encoder))
@@ -133,11 +131,14 @@ def entries(
     center: Float[Tensor, "d"] | None,
     encoder: Float[Tensor, "k d"],
     bias: Float[Tensor, "k"],
-    pre: Float[Tensor, "n"],
-    layout: Layout,
-) -> Float[Tensor, "n"]:
-    """The entries ``pre`` of ``project``, found before, with their gradients to all that they came from."""
-    return cast(Tensor, _Entries.apply(rows, center, encoder, bias, pre, layout))
+    found: Callable[[Callable[[], Iterator[Tensor]]], "Support"],
+) -> tuple[Float[Tensor, "n"], Layout]:
+    """The entries of ``project`` that ``found`` picks from its tiles, with their gradients to all that they came from."""
+    with torch.no_grad():
+        centered = rows if center is None else rows - center
+        support = found(tiles(centered, encoder, bias))
+    layout = Layout(support.latent, support.offsets, len(encoder))
+    return cast(Tensor, _Entries.apply(rows, center, encoder, bias, centered, support.pre, layout)), layout
 
 
 def weighted_sum(z: Sparse, decoder: Float[Tensor, "k d"]) -> Float[Tensor, "*rows d"]:
@@ -151,7 +152,9 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, center: Tensor | None, encoder: Tensor, bias: Tensor) -> Tensor:
         centered = rows if center is None else rows - center
         ctx.save_for_backward(centered, encoder)
-        return torch.addmm(bias, centered, encoder.T)
+        # autocast may keep its own copy of the encoder, without a gradient, for whatever uses it next
+        lowered, matrix, offset = _lowered(centered, encoder, bias)
+        return torch.addmm(offset, lowered, matrix.T)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -168,9 +171,15 @@ class _Project(torch.autograd.Function):
 class _Entries(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, center: Tensor | None, encoder: Tensor, bias: Tensor, pre: Tensor, layout: Layout
+        ctx: Any,
+        rows: Tensor,  # noqa: ARG004
+        center: Tensor | None,  # noqa: ARG004
+        encoder: Tensor,
+        bias: Tensor,
+        centered: Tensor,
+        pre: Tensor,
+        layout: Layout,
     ) -> Tensor:
-        centered = rows if center is None else rows - center
         ctx.save_for_backward(centered, encoder)
         ctx.layout = layout
         return pre.to(bias.dtype)
@@ -184,7 +193,7 @@ class _Entries(torch.autograd.Function):
         to_rows = _bags(layout.latent, encoder, layout.offsets, grad) if ctx.needs_input_grad[0] else None
         to_center = -(to_bias @ encoder) if ctx.needs_input_grad[1] else None
         to_encoder = _by_latent(layout, centered, grad) if ctx.needs_input_grad[2] else None
-        return to_rows, to_center, to_encoder, to_bias, None, None
+        return to_rows, to_center, to_encoder, to_bias, None, None, None
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -205,6 +214,13 @@ class _WeightedSum(torch.autograd.Function):
         return to_values, to_decoder, None
 
 
+def _lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in autocast's precision, if it is on."""
+    device = tensors[0].device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return tensors if kind is None else tuple(tensor.to(kind) for tensor in tensors)
+
+
 def _bags(index: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Row b is the sum of weights[e] · table[index[e]] over the entries e of bag b."""
     return F.embedding_bag(
@@ -219,8 +235,9 @@ def _by_latent(layout: Layout, table: Tensor, weights: Tensor) -> Tensor:
 
 
 def _dots(grad: Tensor, decoder: Tensor, layout: Layout) -> Tensor:
-    """grad[row of e] · decoder[latent of e] for every entry e."""
+    """grad[row of e] · decoder[latent of e] for every entry e, latent by latent: so every decoder row is read once."""
+    order, offsets = layout.by_latent
     found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad, decoder, layout.latent, layout.offsets[:-1], layout.row, 0
+        grad, decoder, layout.latent[order], offsets[:-1], layout.row[order], 0
     )
-    return found
+    return torch.empty_like(found).index_copy_(0, order, found)

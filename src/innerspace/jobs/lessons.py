@@ -22,9 +22,10 @@ from innerspace.learn.fit import Callback, FitConfig, Phase, Record, Student, fi
 from innerspace.learn.objectives import Reconstruction, Sparsity, Term
 from innerspace.learn.parallel import Share
 from innerspace.learn.passes import OUTPUT
+from innerspace.learn.presets import Preset
 from innerspace.learn.spliced import Moments, Precision, spliced, survey
 from innerspace.learn.trials import Occasion, Trials
-from innerspace.measure.flops import flops
+from innerspace.measure.flops import flops, peak
 from innerspace.value import Value, read_json
 
 SILENT = 100_000
@@ -52,6 +53,22 @@ class Lesson(Value):
     rate: float = 1.0
     normalized: bool = True
     begins: str = ""
+
+    @staticmethod
+    def of(preset: Preset, site: str, latents: int, *, kind: str, coefficient: float | None, seed: int = 0) -> "Lesson":
+        """What a paper trains, at a site."""
+        return Lesson(
+            site,
+            kind,
+            coefficient,
+            seed,
+            latents,
+            preset.nonlinearity,
+            preset.form(latents),
+            preset.objective,
+            preset.later,
+            normalized=preset.normalized,
+        )
 
     @property
     def name(self) -> str:
@@ -186,7 +203,8 @@ def _train(
     trained = list[Trained]()
     for lesson, student, path, part in zip(lessons, students, paths, parts, strict=True):
         history = [record for record in loop.history if record.get("student") == lesson.name]
-        cost = _cost(config.steps * config.accumulate * data.batch_tokens, seconds * scale, cpu * scale, part)
+        tokens = config.steps * config.accumulate * data.batch_tokens
+        cost = _cost(tokens, seconds * scale, cpu * scale, part, course.precision)
         dictionary = student.what
         assert isinstance(dictionary, Dictionary)
         if Share.mine().rank == 0:
@@ -195,6 +213,11 @@ def _train(
         trained.append(Trained(lesson, dictionary, history, cost))
     if Share.mine().rank == 0:
         snapshot.unlink(missing_ok=True)
+    rate, count = (
+        sum(float(item.cost[key]) for item in trained) / len(trained)
+        for key in ("tokens_per_second", "flops_per_token")
+    )
+    run.say(f"    {rate:,.0f} tokens a second for each dictionary, {count:,.0f} operations a token")
     return trained
 
 
@@ -272,11 +295,13 @@ def _flops(stream: Trials, student: Student, tokens: int) -> dict[str, float]:
     return {name: count / tokens for name, count in found.items()}
 
 
-def _cost(tokens: int, seconds: float, cpu: float, parts: Mapping[str, float]) -> dict[str, Any]:
+def _cost(tokens: int, seconds: float, cpu: float, parts: Mapping[str, float], precision: Precision) -> dict[str, Any]:
     """What one dictionary cost; where several shared a teacher, its share of their time."""
     cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     total = sum(parts.values())
+    device = torch.cuda.get_device_name() if cuda else "CPU"
+    best = peak(device, precision)
     return {
         "tokens": tokens,
         "seconds": seconds,
@@ -285,6 +310,7 @@ def _cost(tokens: int, seconds: float, cpu: float, parts: Mapping[str, float]) -
         "flops_per_token": total,
         "flops_parts": dict(parts),
         "flops_per_second": total * tokens / seconds,
-        "peak_bytes": peak,
-        "device": torch.cuda.get_device_name() if cuda else "CPU",
+        "peak_share": None if best is None else total * tokens / seconds / best,
+        "peak_bytes": memory,
+        "device": device,
     }

@@ -54,18 +54,21 @@ class TextData(Value):
         return self.batch * self.corpus.context
 
     def check(self) -> None:
-        """Refuse a network or text that is not there, before anything is written.
+        """Refuse a device that is not there; network and text are looked for when they are opened, first of all.
 
         Raises:
-            ValueError: naming what is missing.
+            ValueError: naming the device.
         """
-        if isinstance(self.corpus.source, Files):
-            self.corpus.source.stamp()
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {self.device!r} was asked for, and no CUDA device is there; 'cpu' is possible")
 
     def open(self, run: Run) -> "Reading":
-        """Load the network, and tokenize the text where that was not done yet."""
+        """Load the network, and tokenize the text where that was not done yet.
+
+        Raises:
+            ValueError: for a network or text that is not there or does not fit, or too few tokens for a batch.
+        """
+        self.corpus.source.stamp()
         loaded = load(self.model, revision=self.revision, ignore_special=self.ignore_special)
         loaded.model.module.to(self.device)
         folder = run.folder / "tokens"

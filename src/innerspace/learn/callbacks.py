@@ -61,14 +61,15 @@ class DeadLatents(Callback):
 class TargetL0(Callback):
     """Holds the mean number of entries that are on at a target, by the coefficient of the sparsity term.
 
-    After each step the coefficient is multiplied by (L0 / target)^``gain``, so that it settles where the two are equal.
+    With r = L0 / target, the coefficient is multiplied by h · r³, where h is multiplied by r^``gain`` after every step:
+    h settles where the two are equal, and r³ keeps it from overshooting, since codes follow a coefficient late.
     Logs ``l0`` and the factor that has come about, ``sparsity_gain``.
 
     Raises:
         ValueError: for a target or gain that is not positive, or an objective without sparsity.
     """
 
-    def __init__(self, target: float, gain: float = 0.01) -> None:
+    def __init__(self, target: float, gain: float = 0.02) -> None:
         if min(target, gain) <= 0:
             raise ValueError(f"TargetL0: target and gain should be positive, they are {target} and {gain}")
         self.target, self.gain = target, gain
@@ -81,7 +82,8 @@ class TargetL0(Callback):
         found = mean_of_all(on_per_row(student.trial.code.z).flatten().float())
         # a code that is empty for once should not undo all that was learned of the coefficient
         ratio = min(max(found / self.target, 0.5), 2.0)
-        student.gain["sparsity"] = student.gain.get("sparsity", 1.0) * ratio**self.gain
+        held = student.gain.get("target_l0", 1.0) * ratio**self.gain
+        student.gain |= {"target_l0": held, "sparsity": held * ratio**3}
         if loop.step % loop.config.log_every and loop.step < loop.config.steps:
             return {}
         return {"l0": found, "sparsity_gain": student.gain["sparsity"]}

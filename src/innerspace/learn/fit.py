@@ -35,7 +35,8 @@ class FitConfig(Value):
     A ``linear`` schedule stays level and falls to zero over the last share ``cooldown``. A ``cosine`` falls from the
     end of the rise on, along half a cosine, to the share ``floor`` of the rate; its first step has the rate zero, as in
     Braun et al. 2024. ``clip`` bounds the norm of the whole gradient of a student. Every step sums the gradients of
-    ``accumulate`` draws. ``seed`` starts torch's random generators for the time of the fit.
+    ``accumulate`` draws. The coefficient of a term ``sparsity`` rises from zero over the first share
+    ``sparsity_warmup``. ``seed`` starts torch's random generators for the time of the fit.
     """
 
     steps: int = 3000
@@ -47,6 +48,7 @@ class FitConfig(Value):
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 1.0
     accumulate: int = 1
+    sparsity_warmup: float = 0.0
     seed: int = 0
     log_every: int = 100
 
@@ -58,6 +60,8 @@ class FitConfig(Value):
             raise ValueError(f"warmup and cooldown are shares of the steps, not {self.warmup} and {self.cooldown}")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor is a share of the rate, not {self.floor}")
+        if not 0 <= self.sparsity_warmup <= 1:
+            raise ValueError(f"sparsity_warmup is a share of the steps, not {self.sparsity_warmup}")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0 … steps − 1; with a linear schedule it is never zero."""
@@ -69,6 +73,11 @@ class FitConfig(Value):
             return self.rate * step / rise
         swing = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(self.steps - rise, 1)))
         return self.rate * (self.floor + (1 - self.floor) * swing)
+
+    def sparsity_at(self, step: int) -> float:
+        """What the coefficient of sparsity is multiplied by at step 0 … steps − 1."""
+        rise = self.sparsity_warmup * self.steps
+        return step / rise if step < rise else 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ class Student:
     """A decomposition in training, at a ``site`` where the stream has several, and what judges it.
 
     ``objective`` holds until the first of the ``later`` phases begins. ``rate`` multiplies the learning rate. Callbacks
-    may change ``gain``, by which terms are multiplied, by name.
+    may change ``gain``, by which terms are multiplied, by name; other numbers that they must not lose may stand there
+    as well.
     """
 
     what: Decomposition
@@ -217,7 +227,7 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
     for _ in range(config.accumulate):
         occasion = loop.trials.draw(needs)
         for i, (student, (objective, _)) in enumerate(zip(loop.students, chosen, strict=True)):
-            totals[i] = totals[i] + _learn(student, occasion, objective, config.accumulate)
+            totals[i] = totals[i] + _learn(student, occasion, objective, loop)
     for student, (_, factor) in zip(loop.students, chosen, strict=True):
         _update(student, config, factor * config.rate_at(loop.step))
     loop.step += 1
@@ -237,15 +247,17 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
         callback.close_step(loop, records)
 
 
-def _learn(student: Student, occasion: Occasion, objective: Objective, accumulate: int) -> Tensor:
+def _learn(student: Student, occasion: Occasion, objective: Objective, loop: Loop) -> Tensor:
     """Add the gradients of one trial; gives its terms."""
+    gain = dict(student.gain)
+    gain["sparsity"] = gain.get("sparsity", 1.0) * loop.config.sparsity_at(loop.step)
     needs = frozenset[str]().union(*(term.needs for term in objective))
     before = silence(student.what)
     with occasion.precision():
         student.trial = occasion.trial(student.what, student.site, needs)
         share = agree(student.what, before, len(student.trial.clean))
-        terms = torch.stack([student.gain.get(term.name, 1.0) * term(student.trial) for term in objective])
-    terms = terms * share / accumulate
+        terms = torch.stack([gain.get(term.name, 1.0) * term(student.trial) for term in objective])
+    terms = terms * share / loop.config.accumulate
     terms.sum().backward()
     return terms.detach()
 

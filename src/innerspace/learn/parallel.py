@@ -5,9 +5,11 @@ gradients, each weighted by its share of the rows, so that the sum is that of on
 rows of a ``BatchTopK`` compete within their process.
 """
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from jaxtyping import Float
@@ -40,6 +42,15 @@ class Share(Value):
     def of(self, batch: Tensor) -> Tensor:
         """The rows that belong to this process."""
         return batch[self.rank :: self.world]
+
+
+def begin() -> None:
+    """Join the processes that ``torchrun`` started; does nothing in a process that is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
 
 
 def running() -> bool:

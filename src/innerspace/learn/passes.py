@@ -35,7 +35,6 @@ class Passes:
 
     def rows(self, site: str) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows d"]]:
         """The hidden states of both passes at a site, where they count."""
-        site = self.model.site(site).name
         chosen = positions(self.model, self.batch, site, self.clean, self.where)
         name = self.model.site(site).name
         clean, other = self.clean.hidden[name], self.other.hidden[name]

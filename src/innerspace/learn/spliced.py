@@ -8,7 +8,7 @@ site costs no second pass, so local training, end-to-end training and everything
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from innerspace.network.trace import Trace, Visit
 Precision = Literal["float32", "bfloat16"]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless stream of batches that can be continued."""
 
@@ -62,7 +63,7 @@ def survey(model: Model, batches: Iterable[Any], sites: Sequence[str], where: Wh
     first = dict[str, Tensor]()
     sums = dict[str, tuple[Tensor, Tensor]]()
     for number, batch in enumerate(batches):
-        trace = model.run(batch, {site: Read(site) for site in sites}, stop=True)
+        trace = model.run(batch, {site: Read() for site in sites}, stop=True)
         for site in sites:
             chosen = positions(model, batch, site, trace, where)
             hidden = trace.hidden[model.site(site).name]
@@ -175,8 +176,7 @@ class _Spot(Occasion):
         return torch.autocast(device, torch.bfloat16, enabled=self._precision == "bfloat16")
 
     def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:
-        site = self._place(site)
-        site, needs = self._model.site(site).name, _named(self._model, needs)
+        site, needs = self._place(site), _named(self._model, needs)
         hidden = self._clean.hidden[site]
         like = next(what.parameters())
         chosen = positions(self._model, self._batch, site, self._clean, self._where)
@@ -206,7 +206,7 @@ class _Spot(Occasion):
         head = model.family.head(model.module)
         whole = OUTPUT in needs and head is None
         ends = {head.name} if OUTPUT in needs and head is not None else set[str]()
-        wanted = {name: Read() for name in {*reads, *(model.site(need).name for need in needs - {OUTPUT}), *ends}}
+        wanted = {name: Read() for name in {*reads, *(needs - {OUTPUT}), *ends}}
         with self.precision():
             if edited is None:
                 return model.run(self._batch, wanted, stop=not whole)

@@ -1,14 +1,13 @@
 """What single latents fire on: how often, how strongly, and in which contexts, from the faint ones to the strongest.
 
 One sweep serves the chosen latents of all dictionaries. Their codes are sparse, so every nonzero entry is kept with its
-place: quantiles are exact, a context is drawn with the same chance as any other in its band, and the activations around
-it are known without a second sweep. Where the entries would become too many, whole sequences are left out at random,
-which keeps all of that true of the others.
+place: quantiles are exact, every context of a band has the same chance, and the activations around it are known without
+a second sweep. Where there are too many, whole sequences are left out at random; of the others all of that holds.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, final
 
 import torch
@@ -46,11 +45,10 @@ class Watched:
 
 @dataclass(frozen=True)
 class Selection(Value):
-    """How much is shown of a latent.
+    """How much is shown of a latent: contexts of ``before`` tokens, the one at which it is on, and ``after`` tokens.
 
-    A context is the token at which the latent is on with ``before`` tokens before it and ``after`` behind it. ``top``
-    contexts are the strongest, of as many sequences, and ``each`` are drawn from every band. ``most`` is how many
-    nonzero entries are kept in memory, of 16 bytes each.
+    ``top`` are the strongest, of as many sequences, and ``each`` are drawn from every band. ``most`` nonzero entries,
+    of 16 bytes each, are kept in memory.
 
     Raises:
         ValueError: for negative numbers, or a histogram or a memory without room.
@@ -85,9 +83,6 @@ class Captioned(Value):
     value: float
 
 
-Example = Excerpt | Captioned
-
-
 @dataclass(frozen=True)
 class Band(Value):
     """Examples of the activations from ``low`` to ``high``, the strongest first."""
@@ -95,7 +90,7 @@ class Band(Value):
     name: str
     low: float
     high: float
-    examples: tuple[Example, ...]
+    examples: tuple[Excerpt | Captioned, ...]
 
 
 @dataclass(frozen=True)
@@ -150,34 +145,27 @@ def observe(
     """
     sizes = [len(one.latents) for one in watched]
     slots = [_slots(one, sum(sizes[:i])) for i, one in enumerate(watched)]
-    total, first = sum(sizes), 0
-    drawing = torch.Generator().manual_seed(seed)
+    drawing, total, first = torch.Generator().manual_seed(seed), sum(sizes), 0
     entries = _Entries(selection.most, drawing)
     on, largest = torch.zeros(total, dtype=torch.int64), torch.zeros(total)
-    readers = [(one.what, one.site) for one in watched]
-    positions = [0] * len(watched)
+    readers, positions = [(one.what, one.site) for one in watched], [0] * len(watched)
     for batch, i, chosen, z in _codes(model, batches, readers, where):
         if i == 0:
-            first = entries.open(_lines(batch, len(chosen), caption))
+            first = entries.open(_lines(batch, len(chosen), where, caption))
         feature, row, value = _found(z, watched[i].latents, slots[i])
         row_of, position = chosen.reshape(len(chosen), -1).nonzero().cpu().unbind(1)
         on += torch.bincount(feature, minlength=total)
         largest.scatter_reduce_(0, feature, value, "amax")
         entries.add(feature, (((first + row_of) << _SHIFT) + position)[row], value)
         positions[i] += len(row_of)
-    _check_positions(positions, readers)
     if on.any() and not entries.count:
         raise ValueError(f"there is no room for the nonzero entries of one sequence; {selection.most} are to be kept")
     shown = [_describe(place, value, entries.lines, selection, drawing) for place, value in entries.by_feature(total)]
     latents = torch.cat([one.latents for one in watched]).tolist()
     density = torch.cat([part / count for part, count in zip(on.split(sizes), positions, strict=True)]).tolist()
-    each = [
-        Activations(latent, share, most, *what)
-        for latent, share, most, what in zip(latents, density, largest.tolist(), shown, strict=True)
-    ]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    of_each = [each[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    return Observed(of_each, positions, entries.share)
+    numbers = zip(latents, density, largest.tolist(), shown, strict=True)
+    each = (Activations(latent, share, most, *what) for latent, share, most, what in numbers)
+    return Observed([list(islice(each, size)) for size in sizes], positions, entries.share)
 
 
 @torch.no_grad()
@@ -198,12 +186,58 @@ def frequencies(
         on = frequency(z).cpu()
         counts[i] = counts[i] + on if len(counts[i]) else on
         positions[i] += int(chosen.sum())
-    _check_positions(positions, readers)
     return [on / count for on, count in zip(counts, positions, strict=True)]
 
 
+@final
+class Pieces:
+    """Tokens as the pieces of text that they stand for; side by side they are the text.
+
+    White space is kept; where a tokenizer opens every text with a space, so do the pieces. A character that is spread
+    over several tokens is that of the last one, and the others are empty. Without a tokenizer tokens are numbers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._known = tokenizer, dict[int, str]()
+
+    def of(self, ids: Sequence[int]) -> list[str]:
+        """The pieces of tokens that follow each other."""
+        pieces, begin = [self._alone(token) for token in ids], 0
+        for i, piece in enumerate(pieces):
+            if _BROKEN in piece:
+                text, last = self._decode(ids[begin : i + 1]), i + 1 == len(ids) or _BROKEN not in pieces[i + 1]
+                pieces[i] = text if last or not text.endswith(_BROKEN) else ""
+            begin = i + 1 if pieces[i] else begin
+        return pieces
+
+    def name(self, token: int) -> str:
+        """A token by itself: its piece of text, or what the vocabulary calls it where that is no text."""
+        piece = self._alone(token)
+        return self._tokenizer.convert_ids_to_tokens(token) if _BROKEN in piece or not piece else piece
+
+    @property
+    def count(self) -> int | None:
+        """How many tokens the vocabulary has, where it is known; a network may have embeddings for more."""
+        return None if self._tokenizer is None else max(self._tokenizer.get_vocab().values()) + 1
+
+    def _alone(self, token: int) -> str:
+        if token not in self._known:
+            # decoders take the space off the first token of a text, so it is the second that is whole
+            once, twice = self._decode([token]), self._decode([token, token])
+            self._known[token] = twice[len(once) :]
+        return self._known[token]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self._tokenizer is None:
+            return "".join(f"⟨{token}⟩" for token in ids)
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+_BROKEN = "\ufffd"
+"""What decoders write for bytes that are no character."""
+
 _Line = tuple[int, Tensor] | str
-"""What a sequence is shown as: where its text begins, and its tokens; or its caption."""
+"""A sequence: where its text begins, and its tokens; or its caption."""
 
 
 @final
@@ -251,40 +285,35 @@ def _codes(
     if not readers:
         raise ValueError("there is no decomposition to watch")
     sites = [model.site(site) for _, site in readers]
-    with _evaluating([what for what, _ in readers]):
+    training, counts = [what for what, _ in readers if what.training], {site.name: 0 for site in sites}
+    try:
+        for what in training:
+            what.eval()
         for number, batch in enumerate(batches):
             hidden = model.run(batch, {site.name: Read() for site in sites}, stop=True).hidden
             rows = dict[str, tuple[Tensor, Tensor]]()
             for site in set(sites):
                 x = hidden[site.name]
                 chosen = where.select(tuple(x.shape[:-1]), model.family.mask(batch, site), x.device)
-                rows[site.name] = chosen, x[chosen]
-                if not rows[site.name][1].isfinite().all():
+                chosen, x = rows[site.name] = chosen, x[chosen]
+                counts[site.name] += len(x)
+                if not x.isfinite().all():
                     raise ValueError(f"the hidden states at {site.name!r} are not finite in batch {number}")
-            for i, (what, _) in enumerate(readers):
-                chosen, x = rows[sites[i].name]
+            for i, ((what, _), site) in enumerate(zip(readers, sites, strict=True)):
+                chosen, x = rows[site.name]
                 yield batch, i, chosen, what.code(x.to(next(what.parameters(), x))).z
-
-
-@contextmanager
-def _evaluating(whats: Sequence[Decomposition]) -> Generator[None]:
-    training = [what for what in whats if what.training]
-    for what in training:
-        what.eval()
-    try:
-        yield
     finally:
         for what in training:
             what.train()
+    if empty := [name for name, count in counts.items() if not count]:
+        raise ValueError(f"no position at {empty[0]!r} counts: there is no batch, or all positions are left out")
 
 
 def _slots(one: Watched, start: int) -> Int[Tensor, "k"]:
     """The number of the feature that each latent is, counted from ``start``; −1 for those that are not watched."""
     latents, count = one.latents.cpu(), len(one.what.parts)
-    if len(bad := latents[(latents < 0) | (latents >= count)]):
-        raise ValueError(f"there is no latent {int(bad[0])}; the dictionary at {one.site!r} has 0 … {count - 1}")
-    if len(latents.unique()) < len(latents):
-        raise ValueError(f"each latent should be named once, those at {one.site!r} are {latents.tolist()}")
+    if len(latents.unique()) < len(latents) or ((latents < 0) | (latents >= count)).any():
+        raise ValueError(f"latents at {one.site!r} should be some of 0 … {count - 1}, each once: {latents.tolist()}")
     slots = torch.full((count,), -1)
     slots[latents] = torch.arange(start, start + len(latents))
     return slots
@@ -292,7 +321,7 @@ def _slots(one: Watched, start: int) -> Int[Tensor, "k"]:
 
 def _found(
     z: Tensor | Sparse, latents: Int[Tensor, "n"], slots: Int[Tensor, "k"]
-) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n"]]:
+) -> tuple[Int[Tensor, "on"], Int[Tensor, "on"], Float[Tensor, "on"]]:
     """The feature, the row and the value of the nonzero entries of watched latents."""
     if isinstance(z, Sparse):
         feature = slots.to(z.values.device)[z.layout.latent]
@@ -305,13 +334,13 @@ def _found(
     return feature.cpu(), row.cpu(), value.float().cpu()
 
 
-def _lines(batch: Any, rows: int, caption: Caption | None) -> list[_Line]:
+def _lines(batch: Any, rows: int, where: Where, caption: Caption | None) -> list[_Line]:
     if caption is not None:
         return [caption(batch, row) for row in range(rows)]
     if not isinstance(batch, Text):
         raise ValueError(f"a {type(batch).__name__} is no text, so its rows need a caption to be shown")
     ids = batch.ids.cpu().int()
-    if batch.valid is None:
+    if batch.valid is None or where.tokens == "all":
         return [(0, row) for row in ids]
     return [(int(mask.int().argmax()), row[mask]) for row, mask in zip(ids, batch.valid.cpu(), strict=True)]
 
@@ -356,7 +385,7 @@ def _strongest(place: Int[Tensor, "n"], ranked: Int[Tensor, "n"], count: int) ->
 
 def _example(
     i: int, place: Int[Tensor, "n"], value: Float[Tensor, "n"], lines: Mapping[int, _Line], selection: Selection
-) -> Example:
+) -> Excerpt | Captioned:
     line, position = lines[int(place[i]) >> _SHIFT], int(place[i]) & (1 << _SHIFT) - 1
     if isinstance(line, str):
         return Captioned(line, float(value[i]))
@@ -367,9 +396,3 @@ def _example(
     near = slice(*torch.searchsorted(place, torch.tensor([begin, begin + len(shown)])).tolist())
     values = torch.zeros(len(shown)).index_copy(0, place[near] - begin, value[near])
     return Excerpt(tuple(shown.tolist()), tuple(values.tolist()))
-
-
-def _check_positions(positions: Sequence[int], readers: Sequence[tuple[Decomposition, str]]) -> None:
-    for count, (_, site) in zip(positions, readers, strict=True):
-        if not count:
-            raise ValueError(f"no position at {site!r} counts: there is no batch, or all positions are left out")

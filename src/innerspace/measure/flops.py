@@ -8,6 +8,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 _aten = torch.ops.aten
 
+PEAKS = {
+    "A100": (19.5e12, 312e12),
+    "H100": (67e12, 989e12),
+    "H200": (67e12, 989e12),
+    "B200": (80e12, 2250e12),
+    "L40S": (91.6e12, 362e12),
+    "RTX 4090": (82.6e12, 165e12),
+    "RTX 3090": (35.6e12, 71e12),
+}
+"""Dense products a second by the makers' data sheets, in float32 and bfloat16."""
+
+
+def peak(device: str, precision: str) -> float | None:
+    """The peak of a graphics card, by its name, in operations a second; None for what is not in the table."""
+    found = next((peaks for name, peaks in PEAKS.items() if name in device), None)
+    return None if found is None else found[precision == "bfloat16"]
+
 
 def flops(call: Callable[[], object]) -> int:
     """The operations of a call, forward and backward, as its operators' shapes tell; elementwise ones do not count."""
