@@ -18,6 +18,7 @@ from torch import Tensor
 from innerspace.checkpoint import State
 from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
+from innerspace.harvest.store import Store
 from innerspace.learn.parallel import Share
 from innerspace.learn.passes import Passes
 
@@ -83,6 +84,15 @@ def local(rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share = S
     return _Local(rows, batch, seed, share)
 
 
+def stored(store: Store, site: str, batch: int, seed: int, share: Share = Share()) -> Trials:
+    """Trials of hidden states on disk, well mixed, of which only a buffer is in memory.
+
+    Raises:
+        ValueError: for an unknown site, or a batch that the store cannot fill.
+    """
+    return _Stored(store, site, batch, seed, share)
+
+
 @final
 class _Local(Trials):
     def __init__(self, rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share) -> None:
@@ -95,10 +105,7 @@ class _Local(Trials):
         self._begin(epoch=0, position=0)
 
     def draw(self, needs: Set[str] = frozenset()) -> Occasion:
-        if needs:
-            raise ValueError(
-                f"rows alone do not tell {', '.join(sorted(needs))}; that takes a stream of spliced trials"
-            )
+        _refuse(needs)
         if self._position + self._batch > len(self._rows):
             self._begin(self._epoch + 1, position=0)
         index = self._order[self._position : self._position + self._batch]
@@ -122,6 +129,28 @@ class _Local(Trials):
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
         self._order = torch.from_numpy(order).to(self._rows.device)
         self._epoch, self._position = epoch, position
+
+
+@final
+class _Stored(Trials):
+    def __init__(self, store: Store, site: str, batch: int, seed: int, share: Share) -> None:
+        self._rows = store.shuffled(site, batch, seed, rank=share.rank, world=share.world)
+        self._variance = torch.tensor(float(store.moments(site)[1]))
+
+    def draw(self, needs: Set[str] = frozenset()) -> Occasion:
+        _refuse(needs)
+        return _Rows(self._rows.next(), self._variance)
+
+    def state(self) -> State:
+        return self._rows.state()
+
+    def restore(self, state: State) -> None:
+        self._rows.restore(state)
+
+
+def _refuse(needs: Set[str]) -> None:
+    if needs:
+        raise ValueError(f"rows alone do not tell {', '.join(sorted(needs))}; that takes a stream of spliced trials")
 
 
 @final
