@@ -12,10 +12,11 @@ from typing import Any
 
 from innerspace.jobs.features import Member, features_section, geometry_section
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.judging import Judged, alive_latents, cost_rows, fidelity_rows, judge_all, training_rows
+from innerspace.jobs.judging import Judged, cost_rows, fidelity_rows, judge_all, training_rows
 from innerspace.jobs.lessons import Course, Lesson, check_lessons, train_lessons
 from innerspace.jobs.text import Reading, TextData
 from innerspace.learn.parallel import Share
+from innerspace.measure.activations import frequencies
 from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 
@@ -94,14 +95,15 @@ def tell(
     if Share.mine().rank:
         return page
     run.say("[bold]4[/] single features, and how they lie")
-    members = [
-        Member(name, lesson.kind, lesson.coefficient, lesson.seed, lesson.site, item.trained.dictionary, alive)
-        for item, alive in zip(judged, alive_latents(reading, judged, showing.sequences), strict=True)
-        for lesson, name in ((item.trained.lesson, item.trained.lesson.name),)
-    ]
-    shown = [members[judged.index(item)] for item in _one_of_each_kind(judged)]
     where, tokenizer = reading.data.where, reading.tokenizer
     held = list(reading.held_out(showing.sequences))
+    readers = [(item.trained.dictionary, item.trained.lesson.site) for item in judged]
+    members = [
+        Member(one.name, one.kind, one.coefficient, one.seed, one.site, item.trained.dictionary, share > 0)
+        for item, share in zip(judged, frequencies(reading.model, held, readers, where=where), strict=True)
+        for one in (item.trained.lesson,)
+    ]
+    shown = [members[judged.index(item)] for item in _one_of_each_kind(judged)]
     features = features_section(
         reading.model, held, shown, count=showing.features, tokenizer=tokenizer, where=where, seed=0
     )

@@ -4,17 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from innerspace.interventions import Read
 from innerspace.jobs.job import Run
 from innerspace.jobs.lessons import Lesson, Trained
 from innerspace.jobs.text import Reading
 from innerspace.learn.parallel import Share, meet
-from innerspace.learn.passes import positions
-from innerspace.measure.fidelity import fired
 from innerspace.measure.splicing import SpliceFidelity, TokenLoss, mean_state, splice_fidelity
 
 
@@ -58,22 +51,6 @@ def judge_all(run: Run, reading: Reading, trained: Sequence[Trained], sequences:
         found.save(path)
     meet()
     return [Judged(item, SpliceFidelity.load(folder / f"{item.lesson.name}.json")) for item in trained]
-
-
-@torch.no_grad()
-def alive_latents(reading: Reading, judged: Sequence[Judged], sequences: int) -> list[Bool[Tensor, "k"]]:
-    """Of each dictionary the latents that fire on some held-out token."""
-    sites = {item.trained.lesson.site for item in judged}
-    found = [torch.zeros(item.fidelity.latents, dtype=torch.bool) for item in judged]
-    for batch in reading.held_out(sequences):
-        trace = reading.model.run(batch, {site: Read() for site in sites}, stop=True)
-        for item, alive in zip(judged, found, strict=True):
-            site = item.trained.lesson.site
-            chosen = positions(reading.model, batch, site, trace, reading.data.where)
-            hidden = trace.hidden[reading.model.site(site).name]
-            rows = hidden.flatten(0, -2) if chosen is None else hidden[chosen]
-            alive |= fired(item.trained.dictionary.code(rows).z).cpu()
-    return found
 
 
 def run_fields(lesson: Lesson, sites: int) -> dict[str, Any]:
