@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from families import CASES, EncoderFamily
+from innerspace.decompose.dictionary import Dictionary, Home
+from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
 from innerspace.jobs.data import Data
 from innerspace.jobs.job import Job, Run, execute
+from innerspace.language.corpora import Corpus, prepare
+from innerspace.language.sources import Texts
+from innerspace.learn.fit import FitConfig, fit
+from innerspace.learn.objectives import OutputKL, Reconstruction
+from innerspace.learn.trials import local
 from innerspace.motion import argoverse
 from innerspace.motion.argoverse import Windows
 from innerspace.motion.framing import Framing
@@ -151,6 +160,31 @@ def skipped(folder: Path) -> None:
     raise ValueError(f"skipped {skip.name}: {skip.reason}")
 
 
+def another_home(folder: Path) -> None:
+    Dictionary(8, 16, ReLU(), home=Home("a" * 16, "resid.1")).check("a" * 16, "resid.2", 8)
+
+
+def short_text(folder: Path) -> None:
+    corpus = Corpus(Texts(("w1 w2 w3",)), 3, "none", eos=False, held_out=0.0)
+    vocabulary = {"<unk>": 0, "w1": 1, "w2": 2, "w3": 3}
+    backend = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    shards = prepare(corpus, PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), folder / "tokens")
+    shards.check("train", 8)
+
+
+def rows_alone(folder: Path) -> None:
+    fit(Dictionary(3, 8, ReLU()), local(torch.randn(20, 3), 5, 0), (OutputKL(),), FitConfig(steps=1))
+
+
+def diverged(folder: Path) -> None:
+    stream = local(torch.randn(20, 3), 5, 0)
+    with torch.enable_grad():
+        what = Dictionary(3, 8, ReLU())
+        what.encoder_bias.data.fill_(torch.inf)
+        fit(what, stream, (Reconstruction(),), FitConfig(steps=1))
+
+
 MESSAGES: dict[str, Callable[[Path], None]] = {
     "never came up in the pass": never_came_up,
     "came up more than once in one pass": came_up_twice,
@@ -162,6 +196,10 @@ MESSAGES: dict[str, Callable[[Path], None]] = {
     "skipped": skipped,
     "at least two usable sensor logs are needed": one_log,
     "pip install 'innerspace[": no_extra,
+    "the dictionary was trained at": another_home,
+    "a batch should have 1 …": short_text,
+    "rows alone do not tell": rows_alone,
+    "is not finite at step": diverged,
 }
 
 

@@ -32,8 +32,6 @@ from innerspace.network.site import Where
 from innerspace.report.features import visible
 from innerspace.report.numerals import number
 
-_SAMPLE = 512
-"""Over so many positions, at most, the derivative of the final state is averaged."""
 _BINS = 50
 """Of the cosine, from 0 to 1."""
 _WORDS = 3
