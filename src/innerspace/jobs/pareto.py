@@ -155,7 +155,8 @@ def _fronts(rows: Sequence[dict[str, Any]], kind: str, at: str, of: str) -> dict
 
 
 def _entry(item: Any) -> dict[str, Any]:
-    return {"level": item.level, "own": item.own, "reference": item.reference, "ratio": item.ratio}
+    # three digits say where the fronts were compared
+    return {"level": float(f"{item.level:.3g}"), "own": item.own, "reference": item.reference, "ratio": item.ratio}
 
 
 def _interval(found: Comparison) -> str:

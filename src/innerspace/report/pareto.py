@@ -159,7 +159,8 @@ def _comparison(
     key = tuple((f"line {palette[kind]}", f"{kind} over {reference}") for kind in kinds)
     key += (("line null", "claimed at most"),) if claims else ()
     words = f"What a kind needs or spoils as a share of {reference}, the other being equal; bands are 95 % intervals."
-    return [Figure(words, panels, key=key), Table(caption, tuple(map(Cell, head)), rows)]
+    table = Table(caption, tuple(map(Cell, head)), rows, fold=f"All {len(rows)} comparisons")
+    return [Figure(words, panels, key=key), table]
 
 
 def _ratio_panel(
