@@ -21,6 +21,8 @@ from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.evaluation import evaluate
 from innerspace.jobs.job import Job, execute
 from innerspace.jobs.pareto import Pareto
+from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
 from innerspace.learn.parallel import Share, begin
 from innerspace.motion.forecasters.redmotion import RedMotionFamily
@@ -107,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (place := _file_among(given)) is not None:
             jobs = {"saved": read_job(Path(given[place])), **jobs}
             given[place] = "saved"
-        # a run's own flags may stand before or behind the recipe's name
-        marks = (tyro.conf.CascadeSubcommandArgs,)
+        # a run's own flags may stand before or behind the recipe's name; data keep the kind that the recipe gives them
+        marks = (tyro.conf.CascadeSubcommandArgs, tyro.conf.AvoidSubcommands)
         command = tyro.cli(_grammar(jobs), args=given, prog="innerspace", description=__doc__, config=marks)
         _dispatch(command, jobs, next((word for word in given[1:] if word in jobs), ""), console)
     except (ValueError, OSError) as error:
@@ -225,7 +227,9 @@ def sites_table(source: str) -> Table:
     match job:
         case WordsInMotion():
             model = Model(load_forecaster(folder), RedMotionFamily())
-        case DictionaryJob(text=text) | Pareto(text=text):
+        case DictionaryJob(data=SceneData(forecaster=forecaster)):
+            model = Model(load_forecaster(forecaster), RedMotionFamily())
+        case DictionaryJob(data=TextData() as text) | Pareto(text=text):
             model = load_language_model(text.model, revision=text.revision).model
         case None if folder.is_dir() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds neither a run (job.json) nor a language model (config.json)")

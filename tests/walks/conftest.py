@@ -9,6 +9,7 @@ from rich.console import Console
 
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.data import Data
+from innerspace.jobs.end_to_end import EndToEnd
 from innerspace.jobs.job import execute
 from innerspace.jobs.steering import Steering
 from innerspace.jobs.vectors import Dictionaries
@@ -32,6 +33,7 @@ def tiny() -> WordsInMotion:
         online_epochs=1,
         methods=("mean_difference", "regression"),
         dictionaries=Dictionaries(kinds=("topk",), latents=16, k=4, batch=64, fit=FitConfig(steps=30, log_every=15)),
+        end_to_end=EndToEnd(steps=6, batch=8),
         steering=Steering(points=5, randoms=2, samples=24),
         seeds=2,
         scenes_shown=2,

@@ -36,6 +36,7 @@ SECTIONS = [
     "offtarget",
     "feasibility",
     "dictionaries",
+    "end_to_end",
     "refinement",
     "cost",
     "job",
@@ -73,9 +74,11 @@ def test_the_folder_holds_everything(finished: Path, tiny: WordsInMotion) -> Non
     page = (finished / "report.html").read_text()
     assert page.lstrip().startswith("<!doctype html>")
     assert "Words in motion" in page
-    assert sorted(path.name for path in (finished / "dictionaries").iterdir()) == [
-        "topk-0.safetensors",
-        "topk-1.safetensors",
+    assert "Trained end to end" in page
+    assert sorted(path.stem for path in (finished / "dictionaries").glob("*.safetensors")) == [
+        *(f"agent.2-{kind}-{seed}" for kind in ("balanced", "e2e", "local") for seed in (0, 1)),
+        "topk-0",
+        "topk-1",
     ]
 
 
@@ -116,6 +119,14 @@ def test_the_report_says_what_was_done(finished: Path, tiny: WordsInMotion) -> N
     assert len(report["scenes"]) == tiny.scenes_shown
     assert [(row["kind"], row["seed"]) for row in report["dictionaries"]] == [("topk", 0), ("topk", 1)]
     assert {row["dictionary"] for row in report["refinement"]} == {"topk"}
+    compared = report["end_to_end"]
+    assert [(row["kind"], row["seed"]) for row in compared["runs"]] == [
+        (kind, seed) for seed in (0, 1) for kind in ("local", "e2e", "balanced")
+    ]
+    assert compared["tokens"] == 6 * 8 * 11
+    assert compared["clean"]["divergence"] == 0
+    assert all(0 < row["divergence"] < compared["ablated"]["divergence"] for row in compared["runs"])
+    assert all(row["l0"] <= 4 for row in compared["runs"])
 
 
 def test_vectors_know_where_they_come_from_and_steer(finished: Path) -> None:
@@ -189,6 +200,7 @@ def test_recorded_traffic_from_the_command_line(
         "dictionaries.latents": "16",
         "dictionaries.k": "4",
         "dictionaries.fit.steps": "10",
+        "end-to-end.steps": "5",
         "steering.points": "5",
         "steering.randoms": "2",
         "steering.samples": "20",

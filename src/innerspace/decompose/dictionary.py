@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from innerspace.checkpoint import load_state, save_state
 from innerspace.decompose.base import AnyCode, Code, Decomposition, SparseCode
 from innerspace.decompose.nonlinearities import Nonlinearity, Numbers, TopK
-from innerspace.decompose.sparse import Layout, Sparse, entries, project, weighted_sum
+from innerspace.decompose.sparse import Layout, Sparse, entries, project, row_products, weighted_sum
 from innerspace.value import Value
 
 _FEW = 0.05
@@ -143,6 +143,17 @@ class Dictionary(Decomposition):
         return [slice(i, i + 1) for i in range(self.latents)]
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What it is made from, but for its numbers, as JSON."""
+        return {
+            "width": self.width,
+            "latents": self.latents,
+            "nonlinearity": self.nonlinearity.to_json(),
+            "form": self.form.to_json(),
+            "home": None if self.home is None else self.home.to_json(),
+        }
+
+    @property
     def rows(self) -> Float[Tensor, "k d"]:
         """W_dec as decoding uses it, in units of normalized hidden states."""
         return F.normalize(self.decoder, dim=-1) if self.form.decoder == "normalized" else self.decoder
@@ -233,7 +244,7 @@ class Dictionary(Decomposition):
     def project_gradient(self) -> None:
         """Remove from the decoder's gradient what would only change the norms of its rows, if they are kept at one."""
         if self.form.decoder == "unit" and (gradient := self.decoder.grad) is not None:
-            gradient.addcmul_((gradient * self.decoder).sum(-1, keepdim=True), self.decoder, value=-1)
+            gradient.addcmul_(row_products(gradient, self.decoder)[:, None], self.decoder, value=-1)
 
     @torch.no_grad()
     def restart(self, latents: Int[Tensor, "n"], directions: Float[Tensor, "n d"]) -> None:
@@ -271,14 +282,7 @@ class Dictionary(Decomposition):
             raise ValueError(
                 f"the decoder rows have norms {norms.min():.3g} … {norms.max():.3g}, not 1; call retract() after a step"
             )
-        settings = {
-            "width": self.width,
-            "latents": self.latents,
-            "nonlinearity": self.nonlinearity.to_json(),
-            "form": self.form.to_json(),
-            "home": None if self.home is None else self.home.to_json(),
-        }
-        save_state(path, {"kind": "Dictionary", "settings": settings, "weights": self.state_dict()})
+        save_state(path, {"kind": "Dictionary", "settings": self.settings, "weights": self.state_dict()})
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":

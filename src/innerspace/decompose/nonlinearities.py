@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from innerspace.decompose.sparse import Support
 from innerspace.value import Value
 
-_GROUP = 16
+_GROUP = 32
 """Neighbors of which only the largest is ranked at first."""
 
 Tiles = Callable[[], Iterator[Tensor]]
@@ -255,7 +254,8 @@ def _above(tiles: Tiles, bound: float | Tensor) -> Support:
 def _places(on: Bool[Tensor, "rows k"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
     """Where a matrix is true, row by row; eight entries of which none is are passed over at once."""
     if on.shape[1] % 8:
-        return on.nonzero(as_tuple=True)
+        row, column = on.nonzero(as_tuple=True)
+        return row, column
     row, word = on.view(torch.int64).nonzero(as_tuple=True)
     entry, bit = on.view(len(on), -1, 8)[row, word].nonzero(as_tuple=True)
     return row[entry], 8 * word[entry] + bit
@@ -264,15 +264,16 @@ def _places(on: Bool[Tensor, "rows k"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "
 def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """The ``k`` largest entries of each row, and where they stand.
 
-    They lie in those k groups of neighbors that have the largest maxima, so most entries are seen once and never ranked;
-    and few more than k entries of these groups reach the least of the maxima.
+    They lie in those k groups of neighbors that have the largest maxima, so most entries are never ranked; and of these
+    groups' entries few more than k reach the least of the maxima.
     """
     rows, groups = len(pre), pre.shape[1] // _GROUP
     if pre.device.type != "cpu" or pre.shape[1] % _GROUP or groups < 2 * k:
         return pre.topk(k, dim=-1, sorted=False)
     pre = pre.to(torch.promote_types(pre.dtype, torch.float32))
-    best = F.max_pool1d(pre, _GROUP).topk(k, dim=-1, sorted=False)
-    some = pre.view(-1, _GROUP)[best.indices + torch.arange(0, rows * groups, groups)[:, None]].view(rows, -1)
+    best = pre.view(rows, groups, _GROUP).amax(-1).topk(k, dim=-1, sorted=False)
+    chosen = best.indices + torch.arange(0, rows * groups, groups)[:, None]
+    some = pre.view(-1, _GROUP).index_select(0, chosen.flatten()).view(rows, -1)
     # what cannot be compared stays in
     row, place = _places(~(some < best.values.amin(-1, keepdim=True)))
     count = torch.bincount(row, minlength=rows)

@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-_TILE, _CUDA_TILE = 2**23, 2**29
-"""The bytes of pre-activations that are in memory at a time."""
+_TILE, _CUDA_TILE = 18 * 2**20, 2**29
+"""The bytes of pre-activations that are in memory at a time, if they are in single precision."""
+
+_STRIPE = 256
+"""Products of a multiple of so many rows are the fastest."""
 
 
 @final
@@ -26,6 +29,7 @@ class Layout:
         self.latent, self.offsets, self.latents = latent, offsets, latents
         self._row: Tensor | None = None
         self._by_latent: tuple[Tensor, Tensor] | None = None
+        self._sorted_row: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -49,6 +53,13 @@ class Layout:
             ends = torch.bincount(self.latent, minlength=self.latents).cumsum(0)
             self._by_latent = order, F.pad(ends, (1, 0))
         return self._by_latent
+
+    @property
+    def sorted_row(self) -> Int[Tensor, "n"]:
+        """The row of every entry, in the order of ``by_latent``."""
+        if self._sorted_row is None:
+            self._sorted_row = self.row[self.by_latent[0]]
+        return self._sorted_row
 
 
 @final
@@ -106,7 +117,9 @@ def tiles(
 ) -> Callable[[], Iterator[Tensor]]:
     """Pre-activations block by block, in one buffer that stays in the cache; in autocast's precision, if it is on."""
     rows, encoder, bias = _lowered(rows, encoder, bias)
-    size = max(1, (_TILE if rows.device.type == "cpu" else _CUDA_TILE) // (len(encoder) * rows.element_size()))
+    room = (_TILE if rows.device.type == "cpu" else _CUDA_TILE) // (len(encoder) * max(4, rows.element_size()))
+    size = -(-len(rows) // max(1, -(-len(rows) // max(1, room))))
+    size += -size % _STRIPE if size > _STRIPE else 0
 
     def each() -> Iterator[Tensor]:
         buffer = rows.new_empty(min(size, len(rows)), len(encoder))
@@ -133,7 +146,7 @@ def entries(
     bias: Float[Tensor, "k"],
     found: Callable[[Callable[[], Iterator[Tensor]]], "Support"],
 ) -> tuple[Float[Tensor, "n"], Layout]:
-    """The entries of ``project`` that ``found`` picks from its tiles, with their gradients to all that they came from."""
+    """The entries of ``project`` that ``found`` picks from its tiles, with gradients to all that they came from."""
     with torch.no_grad():
         centered = rows if center is None else rows - center
         support = found(tiles(centered, encoder, bias))
@@ -145,6 +158,12 @@ def weighted_sum(z: Sparse, decoder: Float[Tensor, "k d"]) -> Float[Tensor, "*ro
     """The sum of the decoder's rows, weighted by the entries: z @ decoder."""
     flat = cast(Tensor, _WeightedSum.apply(z.values, decoder, z.layout))
     return flat.reshape(*z.shape[:-1], decoder.shape[1])
+
+
+def row_products(one: Float[Tensor, "rows d"], other: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
+    """The inner product of each row of one with that of the other, in one pass over both; no gradient."""
+    each = torch.arange(len(one), device=one.device)
+    return _inner(one, other, each, each)
 
 
 class _Project(torch.autograd.Function):
@@ -189,7 +208,8 @@ class _Entries(torch.autograd.Function):
         (grad,) = grads
         centered, encoder = ctx.saved_tensors
         layout: Layout = ctx.layout
-        to_bias = grad.new_zeros(layout.latents).index_add_(0, layout.latent, grad)
+        order, offsets = layout.by_latent
+        to_bias = F.embedding_bag(order, grad[:, None], offsets, mode="sum", include_last_offset=True)[:, 0]
         to_rows = _bags(layout.latent, encoder, layout.offsets, grad) if ctx.needs_input_grad[0] else None
         to_center = -(to_bias @ encoder) if ctx.needs_input_grad[1] else None
         to_encoder = _by_latent(layout, centered, grad) if ctx.needs_input_grad[2] else None
@@ -231,13 +251,17 @@ def _bags(index: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Ten
 def _by_latent(layout: Layout, table: Tensor, weights: Tensor) -> Tensor:
     """Row l is the sum of weights[e] · table[row of e] over the entries e of latent l."""
     order, offsets = layout.by_latent
-    return _bags(layout.row[order], table, offsets, weights[order])
+    return _bags(layout.sorted_row, table, offsets, weights[order])
 
 
 def _dots(grad: Tensor, decoder: Tensor, layout: Layout) -> Tensor:
     """grad[row of e] · decoder[latent of e] for every entry e, latent by latent: so every decoder row is read once."""
-    order, offsets = layout.by_latent
-    found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad, decoder, layout.latent[order], offsets[:-1], layout.row[order], 0
-    )
+    order, _ = layout.by_latent
+    found = _inner(grad, decoder, layout.sorted_row, layout.latent[order])
     return torch.empty_like(found).index_copy_(0, order, found)
+
+
+def _inner(one: Tensor, other: Tensor, row: Tensor, index: Tensor) -> Tensor:
+    """one[row[e]] · other[index[e]] for every e, without copies of the rows."""
+    found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(one, other, index, row[:0], row, 0)
+    return found

@@ -21,10 +21,12 @@ from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import At, Steer
 from innerspace.jobs import summary
 from innerspace.jobs.data import Data
+from innerspace.jobs.end_to_end import EndToEnd, compared
 from innerspace.jobs.job import Job, Run
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.pictures import pictures
 from innerspace.jobs.reading import collapse_section, measure_collapse, online_section, probe_section, readable
+from innerspace.jobs.scenes import SceneReading, first_of_each_scene
 from innerspace.jobs.steering import (
     MEASURES,
     Bench,
@@ -70,6 +72,7 @@ class WordsInMotion(Job):
     online_epochs: int = 0
     methods: tuple[Method, ...] = (PLAIN, "difference_svd", "reference_pca", "lda", "probe_normal", "regression")
     dictionaries: Dictionaries = field(default_factory=Dictionaries)
+    end_to_end: EndToEnd = field(default_factory=EndToEnd)
     steering: Steering = field(default_factory=Steering)
     seeds: int = 3
     scenes_shown: int = 6
@@ -89,7 +92,8 @@ class WordsInMotion(Job):
         sure = ("last", -1) if self.tokens.pool == "each" else ("last", -1, "valid", "all")
         if self.tokens.where.tokens not in sure:
             raise ValueError(f"tokens: every agent needs one hidden state; {self.tokens} may be none or several")
-        if "topk" in self.dictionaries.kinds and self.dictionaries.k > self.dictionaries.latents:
+        needs_topk = "topk" in self.dictionaries.kinds or self.end_to_end.steps > 0
+        if needs_topk and self.dictionaries.k > self.dictionaries.latents:
             raise ValueError(
                 f"dictionaries: k {self.dictionaries.k} should not exceed the {self.dictionaries.latents} latents"
             )
@@ -145,6 +149,11 @@ class WordsInMotion(Job):
         run.say("[bold]5[/] steering, on scenes that nothing was fitted to")
         judged, controls = self.steer(model, parts, vectors, run)
 
+        trained_on = dict[str, Any]()
+        if self.end_to_end.steps:
+            run.say("[bold]6[/] dictionaries that learn from forecasts")
+            trained_on["end_to_end"] = self.compare_end_to_end(model, parts, token_rows["fit"], run)
+
         first = {item.fitted.feature.name: item for item in reversed(judged) if item.fitted.method == PLAIN}
         firsts = [first[f.name] for f in self.vocabulary.features if f.name in first]
         test_rows = token_rows["test"]
@@ -176,6 +185,7 @@ class WordsInMotion(Job):
             "dictionaries": judge_dictionaries(
                 model, self.site, dictionaries, test_rows, chunks(parts.test), token_rows["fit"].mean(0)
             ),
+            **trained_on,
             "refinement": refinement_rows(judged, PLAIN),
             "cost": cost(
                 model,
@@ -227,6 +237,16 @@ class WordsInMotion(Job):
             for seed in range(self.seeds)
         }
         return trained, rows
+
+    def compare_end_to_end(self, model: Model, parts: Parts, rows: Tensor, run: Run) -> dict[str, Any]:
+        """Train every seed's TopK dictionary on, by its reconstruction and by what it changes in forecasts."""
+        folder, test = run.folder / "dictionaries", first_of_each_scene(parts.test)
+        for seed in range(self.seeds):
+            self.dictionaries.train(rows, "topk", seed, folder)
+        batch = min(self.end_to_end.batch, len(parts.fit), len(test))
+        reading = SceneReading(model, parts.fit, test, parts.splits.description, self.vocabulary, batch, "cpu")
+        beginnings = [self.dictionaries.place(folder, "topk", seed) for seed in range(self.seeds)]
+        return compared(reading, self.end_to_end.train(run, reading, self.site, beginnings))
 
     def steer(
         self, model: Model, parts: Parts, vectors: Sequence[Fitted], run: Run

@@ -1,4 +1,4 @@
-"""Dictionaries of a language model: train one or several on one network and one text, judge them, and show them.
+"""Dictionaries of a network's hidden states: train one or several on one network, judge them, and show them.
 
 Braun et al., "Identifying Functionally Important Features with End-to-End Sparse Dictionary Learning", NeurIPS 2024,
 arXiv 2405.12241, and what came since: any dictionary, any mixture of terms, any number of both in one run.
@@ -10,11 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from innerspace.jobs.features import Member, features_section, geometry_section
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.judging import Judged, cost_rows, fidelity_rows, judge_all, training_rows
+from innerspace.jobs.judging import Judged, cost_rows, fidelity_rows, headline, judge_all, training_rows
 from innerspace.jobs.lessons import Course, Lesson, check_lessons, train_lessons
-from innerspace.jobs.text import Reading, TextData
+from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.subject import Subject
+from innerspace.jobs.text import TextData
 from innerspace.learn.parallel import Share
 from innerspace.measure.activations import frequencies
 from innerspace.report.record import Provenance, write
@@ -35,9 +39,12 @@ class Showing(Value):
 
 @dataclass(frozen=True)
 class DictionaryJob(Job):
-    """Train dictionaries of a language model's hidden states, and judge them by what the network loses."""
+    """Train dictionaries of a network's hidden states, and judge them by what the network loses.
 
-    text: TextData = field(default_factory=TextData)
+    ``data`` is a language model with its text, or a forecaster with its scenes.
+    """
+
+    data: TextData | SceneData = field(default_factory=TextData)
     lessons: tuple[Lesson, ...] = ()
     course: Course = field(default_factory=Course)
     showing: Showing = field(default_factory=Showing)
@@ -45,46 +52,37 @@ class DictionaryJob(Job):
     def check(self) -> None:
         """Refuse lessons that cannot be told apart or begin with nothing."""
         check_lessons(self.lessons)
-        self.text.check()
+        self.data.check()
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
         started = datetime.now(UTC)
-        reading = self.text.open(run)
-        judged = train_and_judge(run, reading, self.lessons, self.course, self.showing)
-        headlines = [
-            {
-                "label": item.trained.lesson.name,
-                "value": f"{item.loss.ce_increase.mean:+.3f} nats",
-                "note": f"cross-entropy, at L0 {item.fidelity.l0.mean:.1f}; {item.fidelity.alive} latents alive",
-            }
-            for item in judged[:4]
-        ]
+        subject = self.data.open(run)
+        judged = train_and_judge(run, subject, self.lessons, self.course, self.showing)
         story = {
-            "title": "Dictionaries of a language model",
+            "title": f"Dictionaries of {subject.network}",
             "question": "What are the hidden states made of, and what does the network lose when only that is kept?",
-            "headlines": headlines,
+            "headlines": [headline(item) for item in judged[:4]],
             "remarks": [],
         }
-        return tell(run, self, reading, judged, self.showing, story, started)
+        return tell(run, self, subject, judged, self.showing, story, started)
 
 
 def train_and_judge(
-    run: Run, reading: Reading, lessons: Sequence[Lesson], course: Course, showing: Showing
+    run: Run, subject: Subject, lessons: Sequence[Lesson], course: Course, showing: Showing
 ) -> list[Judged]:
     """The dictionaries, and what the network loses through each."""
-    tokens = reading.shards.manifest
-    run.say(f"[bold]1[/] text: {tokens.train.tokens:,} tokens to train on, {tokens.held_out.tokens:,} held out")
+    run.say(f"[bold]1[/] {escape(subject.description)}")
     run.say(f"[bold]2[/] {len(lessons)} dictionaries")
-    trained = train_lessons(run, reading, lessons, course)
+    trained = train_lessons(run, subject, lessons, course)
     run.say("[bold]3[/] what the network loses through them")
-    return judge_all(run, reading, trained, showing.sequences)
+    return judge_all(run, subject, trained, showing.sequences)
 
 
 def tell(
     run: Run,
     job: Job,
-    reading: Reading,
+    subject: Subject,
     judged: Sequence[Judged],
     showing: Showing,
     story: Mapping[str, Any],
@@ -95,22 +93,29 @@ def tell(
     if Share.mine().rank:
         return page
     run.say("[bold]4[/] single features, and how they lie")
-    where, tokenizer = reading.data.where, reading.tokenizer
-    held = list(reading.held_out(showing.sequences))
+    where, tokenizer = subject.where, subject.tokenizer
+    held = list(subject.held_out(showing.sequences))
     readers = [(item.trained.dictionary, item.trained.lesson.site) for item in judged]
     members = [
         Member(one.name, one.kind, one.coefficient, one.seed, one.site, item.trained.dictionary, share > 0)
-        for item, share in zip(judged, frequencies(reading.model, held, readers, where=where), strict=True)
+        for item, share in zip(judged, frequencies(subject.model, held, readers, where=where), strict=True)
         for one in (item.trained.lesson,)
     ]
     shown = [members[judged.index(item)] for item in _one_of_each_kind(judged)]
     features = features_section(
-        reading.model, held, shown, count=showing.features, tokenizer=tokenizer, where=where, seed=0
+        subject.model,
+        held,
+        shown,
+        count=showing.features,
+        tokenizer=tokenizer,
+        where=where,
+        seed=0,
+        caption=subject.caption,
     )
     geometry, notes = geometry_section(
-        reading.model, held, _comparable(members, shown), tokenizer=tokenizer, where=where, features=features
+        subject.model, held, _comparable(members, shown), tokenizer=tokenizer, where=where, features=features
     )
-    held_out = f"{judged[0].fidelity.tokens:,} tokens of {judged[0].fidelity.documents} held-out documents"
+    held_out = f"{judged[0].fidelity.tokens:,} tokens of {judged[0].fidelity.documents} held-out {subject.documents}"
     caption = f"Judged on {held_out}, which no dictionary was trained on."
     report = {
         **story,
@@ -124,10 +129,10 @@ def tell(
         "job": job,
         "provenance": Provenance.collect(
             seeds=sorted({item.trained.lesson.seed for item in judged}),
-            data=f"{reading.data.model}; {held_out}; {reading.shards.manifest.train.tokens:,} training tokens",
+            data=f"{subject.description}; judged on {held_out}",
             started=started,
             seconds=(datetime.now(UTC) - started).total_seconds(),
-            device=reading.data.device,
+            device=subject.device,
         ),
     }
     write(run.folder, report)

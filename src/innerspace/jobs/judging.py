@@ -1,4 +1,4 @@
-"""Trained dictionaries judged on held-out text, and what the page says of them."""
+"""Trained dictionaries judged on held-out data, and what the page says of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any, final
 
 from innerspace.jobs.job import Run
 from innerspace.jobs.lessons import Lesson, Trained
-from innerspace.jobs.text import Reading
+from innerspace.jobs.subject import Subject
 from innerspace.learn.parallel import Share, meet
-from innerspace.measure.splicing import SpliceFidelity, TokenLoss, mean_state, splice_fidelity
+from innerspace.measure.splicing import OutputLoss, SpliceFidelity, TokenLoss, mean_state, splice_fidelity
 
 
 @final
@@ -26,31 +26,46 @@ class Judged:
         return self.fidelity.loss
 
 
-def judge_all(run: Run, reading: Reading, trained: Sequence[Trained], sequences: int) -> list[Judged]:
-    """Judge dictionaries on held-out sequences, of several processes each a share; what was judged stays so."""
+def judge_all(run: Run, subject: Subject, trained: Sequence[Trained], sequences: int) -> list[Judged]:
+    """Judge dictionaries on held-out rows, of several processes each a share; what was judged stays so."""
     share, folder = Share.mine(), run.folder / "judged"
     folder.mkdir(exist_ok=True)
     means = {
-        site: mean_state(reading.model, reading.sample(8), site, reading.data.where)
+        site: mean_state(subject.model, subject.sample(8), site, subject.where)
         for site in sorted({item.lesson.site for item in trained})
     }
     mine = [item for i, item in enumerate(trained) if i % share.world == share.rank]
-    for item in run.track(mine, "judging dictionaries on held-out text"):
+    for item in run.track(mine, "judging dictionaries on held-out data"):
         path = folder / f"{item.lesson.name}.json"
         if path.is_file():
             continue
         site = item.lesson.site
         found = splice_fidelity(
-            reading.model,
-            reading.held_out(sequences),
+            subject.model,
+            subject.held_out(sequences),
             site,
             item.dictionary,
-            where=reading.data.where,
+            where=subject.where,
             mean=means[site],
         )
         found.save(path)
     meet()
     return [Judged(item, SpliceFidelity.load(folder / f"{item.lesson.name}.json")) for item in trained]
+
+
+def headline(item: Judged) -> dict[str, str]:
+    """The figure of a dictionary with which a page begins."""
+    found = item.fidelity
+    match found.loss:
+        case TokenLoss(ce_increase=increase):
+            value, what = f"{increase.mean:+.3f} nats", "cross-entropy"
+        case OutputLoss(divergence=divergence):
+            value, what = f"{divergence.mean:.3g} nats", "divergence of the output"
+    return {
+        "label": item.trained.lesson.name,
+        "value": value,
+        "note": f"{what}, at L0 {found.l0.mean:.1f}; {found.alive} latents alive",
+    }
 
 
 def run_fields(lesson: Lesson, sites: int) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def fidelity_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 def training_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """The section on training curves."""
-    return [_curves(item.trained, _sites(judged)) for item in judged]
+    return [_curves(item, _sites(judged)) for item in judged]
 
 
 def cost_rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
@@ -96,8 +111,10 @@ def _sites(judged: Sequence[Judged]) -> int:
 
 
 def _fidelity(item: Judged, sites: int) -> dict[str, Any]:
-    found, loss = item.fidelity, item.loss
-    output = ("ce_clean", "ce_spliced", "ce_increase", "recovered_zero", "recovered_mean", "kl", "top1")
+    found, loss = item.fidelity, item.fidelity.loss
+    of_tokens = isinstance(loss, TokenLoss)
+    own = ("ce_clean", "ce_spliced", "ce_increase", "kl", "top1") if of_tokens else ("divergence",)
+    output = (*own, "recovered_zero", "recovered_mean")
     hidden = (
         *("explained_variance", "explained_variance_per_token", "norm_ratio", "cosine", "l0", "alive", "tokens"),
         *("l0_histogram", "frequency_histogram"),
@@ -110,9 +127,11 @@ def _fidelity(item: Judged, sites: int) -> dict[str, Any]:
     }
 
 
-def _curves(trained: Trained, sites: int) -> dict[str, Any]:
+def _curves(item: Judged, sites: int) -> dict[str, Any]:
     """The log as columns; the names of terms as the page knows them."""
-    names = {"outputkl": "output_kl"}
+    trained, names = item.trained, {"outputkl": "output_kl"}
+    if not isinstance(item.fidelity.loss, TokenLoss):
+        names["held_out_kl"] = "held_out_divergence"
     step = trained.cost["tokens"] / max(int(record["step"]) for record in trained.history)
     columns = sorted({key for record in trained.history for key in record} - {"step", "student"})
     return {

@@ -1,4 +1,4 @@
-"""Lessons: dictionaries to train, what judges each, and the training of many on one network and one text."""
+"""Lessons: dictionaries to train, what judges each, and the training of many on one network and its data."""
 
 import json
 import resource
@@ -16,7 +16,7 @@ from innerspace.decompose.dictionary import Dictionary, Form, Home
 from innerspace.decompose.nonlinearities import Nonlinearity, ReLU
 from innerspace.decompose.sparse import on_per_row
 from innerspace.jobs.job import Run
-from innerspace.jobs.text import Reading, Stream
+from innerspace.jobs.subject import Subject
 from innerspace.learn.callbacks import Bar, Checkpoint, DeadLatents, Log, Measure
 from innerspace.learn.fit import Callback, FitConfig, Phase, Record, Student, fit_together
 from innerspace.learn.objectives import Reconstruction, Sparsity, Term
@@ -136,17 +136,17 @@ def check_lessons(lessons: Sequence[Lesson]) -> None:
             raise ValueError(f"{lesson.name} begins with {lesson.begins!r}, which is neither a lesson nor a file")
 
 
-def train_lessons(run: Run, reading: Reading, lessons: Sequence[Lesson], course: Course) -> list[Trained]:
+def train_lessons(run: Run, subject: Subject, lessons: Sequence[Lesson], course: Course) -> list[Trained]:
     """Train all, or take them from the run's folder where they lie complete or begun."""
     sites = sorted({site for lesson in lessons for site in (lesson.site, *(lesson.compared - {OUTPUT}))})
     for site in sites:
-        reading.model.site(site)
-    moments = survey(reading.model, reading.sample(course.surveyed), sites, reading.data.where)
+        subject.model.site(site)
+    moments = survey(subject.model, subject.sample(course.surveyed), sites, subject.where)
     groups = list(_groups(lessons, course.together))
     trained = list[Trained]()
     for number, group in enumerate(groups):
         run.say(f"  {number + 1} of {len(groups)}: {', '.join(lesson.name for lesson in group)}")
-        trained += _train(run, reading, group, course, moments)
+        trained += _train(run, subject, group, course, moments)
     order = [lesson.name for lesson in lessons]
     return sorted(trained, key=lambda item: order.index(item.lesson.name))
 
@@ -161,18 +161,18 @@ def _groups(lessons: Sequence[Lesson], together: int) -> Iterator[list[Lesson]]:
 
 
 def _train(
-    run: Run, reading: Reading, lessons: Sequence[Lesson], course: Course, moments: Mapping[str, Moments]
+    run: Run, subject: Subject, lessons: Sequence[Lesson], course: Course, moments: Mapping[str, Moments]
 ) -> list[Trained]:
     folder = run.folder / "dictionaries"
     paths = [folder / f"{lesson.name}.safetensors" for lesson in lessons]
     if all(path.is_file() and path.with_suffix(".json").is_file() for path in paths):
         return [_taken(lesson, path) for lesson, path in zip(lessons, paths, strict=True)]
-    data, seed = reading.data, lessons[0].seed
-    config = course.config(data.batch_tokens, seed)
-    home = reading.model.fingerprint()
+    seed = lessons[0].seed
+    config = course.config(subject.batch_tokens, seed)
+    home = subject.model.fingerprint()
     students = [
         Student(
-            _beginning(lesson, moments[lesson.site], home, folder).to(data.device),
+            _beginning(lesson, moments[lesson.site], home, folder).to(subject.device),
             lesson.objective,
             lesson.site,
             lesson.name,
@@ -183,28 +183,32 @@ def _train(
     ]
     sites = sorted({lesson.site for lesson in lessons})
     variance = {site: found.variance for site, found in moments.items()}
-    stream = spliced(reading.model, reading.stream(seed), sites, variance, where=data.where, precision=course.precision)
+    stream = spliced(
+        subject.model, subject.stream(seed), sites, variance, where=subject.where, precision=course.precision
+    )
     snapshot = folder / f"{lessons[0].name}.snapshot"
     every = max(1, config.steps // course.snapshots)
-    callbacks: list[Callback] = [Measure(_held_out(reading, sites, variance, course.precision), every)]
+    callbacks: list[Callback] = [Measure(_held_out(subject, sites, variance, course.precision), every)]
     if course.restart:
         span = max(1, int((1 - config.cooldown) * config.steps / (course.restart + 1)))
         callbacks.append(DeadLatents(span, SILENT))
     callbacks.append(Checkpoint(snapshot, every))
     if Share.mine().rank == 0:
         callbacks += [Log(folder / f"{lessons[0].name}.log.jsonl"), Bar(run.console)]
-    parts = [_flops(stream, student, data.batch_tokens) for student in students]
+    parts = [_flops(stream, student, subject.batch_tokens) for student in students]
     begun = load_state(snapshot)["step"] if snapshot.is_file() else 0
     cpu = time.process_time()
     loop, seconds = fit_together(students, stream, config, callbacks)
     cpu = time.process_time() - cpu
-    # an interrupted fit is timed by what was left of it, for one dictionary of those that shared a teacher
-    scale = config.steps / max(config.steps - begun, 1) / len(students)
+    # what was shared counts for all alike, and an interrupted fit is timed by what was left of it
+    shared = (seconds - sum(student.seconds for student in students)) / len(students)
+    scale = config.steps / max(config.steps - begun, 1)
     trained = list[Trained]()
     for lesson, student, path, part in zip(lessons, students, paths, parts, strict=True):
         history = [record for record in loop.history if record.get("student") == lesson.name]
-        tokens = config.steps * config.accumulate * data.batch_tokens
-        cost = _cost(tokens, seconds * scale, cpu * scale, part, course.precision)
+        tokens = config.steps * config.accumulate * subject.batch_tokens
+        own = (student.seconds + shared) * scale
+        cost = _cost(tokens, own, cpu / seconds * own, part, course.precision)
         dictionary = student.what
         assert isinstance(dictionary, Dictionary)
         if Share.mine().rank == 0:
@@ -245,10 +249,11 @@ def _beginning(lesson: Lesson, moments: Moments, model: str, folder: Path) -> Di
     )
 
 
-def _held_out(reading: Reading, sites: Sequence[str], variance: Mapping[str, float], precision: Precision) -> Any:
+def _held_out(subject: Subject, sites: Sequence[str], variance: Mapping[str, float], precision: Precision) -> Any:
     """What a few held-out batches say of a student while it learns."""
-    fixed = Stream(reading.shards.batches(reading.data.batch, seed=0, split="held_out"), reading.data.device)
-    stream = spliced(reading.model, fixed, sites, variance, where=reading.data.where, precision=precision)
+    stream = spliced(
+        subject.model, subject.stream(0, held_out=True), sites, variance, where=subject.where, precision=precision
+    )
     occasions = [stream.draw({OUTPUT}) for _ in range(2)]
 
     @torch.no_grad()
@@ -285,6 +290,11 @@ def _flops(stream: Trials, student: Student, tokens: int) -> dict[str, float]:
         trial = occasions[0].trial(student.what, student.site, needs)
         losses.append(torch.stack([term(trial) for term in objective]).sum())
 
+    # a first pass may look at the network's form, which is no part of a step
+    occasions.append(stream.draw(needs))
+    judge()
+    occasions.clear()
+    losses.clear()
     found = {
         "clean pass": flops(lambda: occasions.append(stream.draw(needs))),
         "dictionary and second pass": flops(judge),

@@ -233,6 +233,7 @@ def captions(splits: Splits, samples: int, seeds: int, probe_seeds: int, unit: s
         "offtarget": curves,
         "feasibility": curves,
         "dictionaries": "Hidden states of all valid tokens; trained on the fit split, judged on the test split.",
+        "end_to_end": f"Judged on one agent of each of the {len(splits.test)} scenes of the test split.",
     }
 
 

@@ -89,16 +89,54 @@ class Reading:
     tokenizer: Any
     shards: TokenShards
 
-    def stream(self, seed: int) -> "Stream":
-        """Endless training batches in an order of their own for each seed; this process's share of each."""
+    @property
+    def where(self) -> Where:
+        """The positions that count."""
+        return self.data.where
+
+    @property
+    def device(self) -> str:
+        """Where the network is, and its batches."""
+        return self.data.device
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch, counted or not."""
+        return self.data.batch_tokens
+
+    @property
+    def network(self) -> str:
+        """A language model."""
+        return "a language model"
+
+    @property
+    def description(self) -> str:
+        """The network's name, and the number of tokens."""
+        tokens = self.shards.manifest
+        return f"{self.data.model}; {tokens.train.tokens:,} tokens to train on, {tokens.held_out.tokens:,} held out"
+
+    @property
+    def documents(self) -> str:
+        """Documents."""
+        return "documents"
+
+    @property
+    def caption(self) -> None:
+        """Text speaks for itself."""
+        return
+
+    def stream(self, seed: int, *, held_out: bool = False) -> "Stream":
+        """Endless batches in an order of their own for each seed; of those to train on this process's share."""
+        if held_out:
+            return Stream(self.shards.batches(self.data.batch, seed, split="held_out"), self.data.device)
         share = Share.mine()
         batches = self.shards.batches(self.data.batch, seed, rank=share.rank, world=share.world)
         return Stream(batches, self.data.device)
 
-    def held_out(self, sequences: int | None = None) -> Iterator[Text]:
+    def held_out(self, count: int | None = None) -> Iterator[Text]:
         """The held-out sequences in order, up to a number of them."""
         whole = self.shards.each(self.data.batch, split="held_out")
-        return self._moved(whole if sequences is None else islice(whole, -(-sequences // self.data.batch)))
+        return self._moved(whole if count is None else islice(whole, -(-count // self.data.batch)))
 
     def sample(self, batches: int) -> Iterator[Text]:
         """Some training batches, for what is known of hidden states before training."""

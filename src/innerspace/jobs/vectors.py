@@ -58,9 +58,13 @@ class Dictionaries(Value):
             case "topk":
                 return TopK(self.k), (Reconstruction(),)
 
+    def place(self, folder: Path, kind: Kind, seed: int) -> Path:
+        """The file of one of them."""
+        return folder / f"{kind}-{seed}.safetensors"
+
     def train(self, rows: Float[Tensor, "rows d"], kind: Kind, seed: int, folder: Path) -> Dictionary:
         """Train one, or take it from the folder where it lies complete or begun."""
-        path = folder / f"{kind}-{seed}.safetensors"
+        path = self.place(folder, kind, seed)
         if path.is_file():
             return Dictionary.load(path)
         nonlinearity, objective = self.nonlinearity(kind)

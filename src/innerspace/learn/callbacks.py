@@ -250,6 +250,7 @@ def _settings(loop: Loop) -> dict[str, object]:
         {
             "name": student.name,
             "site": student.site,
+            "what": student.what.settings if isinstance(student.what, Dictionary) else type(student.what).__name__,
             "rate": student.rate,
             "objective": [term.to_json() for term in student.objective],
             "later": [phase.to_json() for phase in student.later],

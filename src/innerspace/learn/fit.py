@@ -6,8 +6,8 @@ draw costs, such as a network's clean pass, is paid once for all of them.
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from innerspace.decompose.base import Decomposition
+from innerspace.learn.memory import retained
 from innerspace.learn.objectives import Objective, Term
 from innerspace.learn.parallel import add_up, agree, silence
 from innerspace.learn.trials import Occasion, Trial, Trials
@@ -109,6 +110,7 @@ class Student:
     later: tuple[Phase, ...] = ()
     rate: float = 1.0
     gain: dict[str, float] = field(default_factory=dict[str, float])
+    seconds: float = 0.0
     optimizer: Adam = field(init=False)
     trial: Trial = field(init=False)
 
@@ -202,6 +204,7 @@ def fit_together(
     """
     began = time.perf_counter()
     with ExitStack() as stack:
+        stack.enter_context(retained())
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         torch.manual_seed(config.seed)
         loop = Loop(students, trials, config)
@@ -227,9 +230,11 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
     for _ in range(config.accumulate):
         occasion = loop.trials.draw(needs)
         for i, (student, (objective, _)) in enumerate(zip(loop.students, chosen, strict=True)):
-            totals[i] = totals[i] + _learn(student, occasion, objective, loop)
+            with _timed(student):
+                totals[i] = totals[i] + _learn(student, occasion, objective, loop)
     for student, (_, factor) in zip(loop.students, chosen, strict=True):
-        _update(student, config, factor * config.rate_at(loop.step))
+        with _timed(student):
+            _update(student, config, factor * config.rate_at(loop.step))
     loop.step += 1
     logs = loop.step % config.log_every == 0 or loop.step == config.steps
     if logs:
@@ -245,6 +250,13 @@ def _step(loop: Loop, callbacks: Sequence[Callback]) -> None:
     loop.history.extend(records)
     for callback in callbacks:
         callback.close_step(loop, records)
+
+
+@contextmanager
+def _timed(student: Student) -> Generator[None]:
+    began = time.perf_counter()
+    yield
+    student.seconds += time.perf_counter() - began
 
 
 def _learn(student: Student, occasion: Occasion, objective: Objective, loop: Loop) -> Tensor:
@@ -264,10 +276,14 @@ def _learn(student: Student, occasion: Occasion, objective: Objective, loop: Loo
 
 def _update(student: Student, config: FitConfig, rate: float) -> None:
     parameters = list(student.what.parameters())
-    add_up([parameter.grad for parameter in parameters if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    add_up(gradients)
     student.what.project_gradient()
     if config.clip is not None:
-        nn.utils.clip_grad_norm_(parameters, config.clip)
+        norm = nn.utils.get_total_norm(gradients)
+        # on a device it would take longer to look at the norm than to multiply by one
+        if norm.is_cuda or norm > config.clip:
+            nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
     for group in student.optimizer.param_groups:
         group["lr"] = rate
     student.optimizer.step()

@@ -1,6 +1,6 @@
 """GPT-2 small before blocks 2, 6 and 10: the nine dictionaries of Braun et al. 2024 at like cross-entropies (Table 2).
 
-On one graphics card, hours: ``innerspace run gpt2-small --text.device cuda``; on several, under ``torchrun``.
+On one graphics card, hours: ``innerspace run gpt2-small --data.device cuda``; on several, under ``torchrun``.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = ("local", "e2e", "e2e+ds")
 PRESETS = {(layer, kind): Braun2024.gpt2_small(kind, layer) for layer in (2, 6, 10) for kind in KINDS}
 
 job = DictionaryJob(
-    text=TextData(
+    data=TextData(
         model="gpt2",
         corpus=Corpus(Hub("Skylion007/openwebtext"), 1024, "none", eos=True, held_out=0.01, tokens=420_000_000),
         batch=8,

@@ -16,7 +16,7 @@ K, LATENTS, SITE = 32, 16 * 512, "resid.3"
 local = Gao2024(K, aux=256, dead_after=1_000_000)
 
 job = DictionaryJob(
-    text=TextData(
+    data=TextData(
         model="EleutherAI/pythia-70m",
         corpus=Corpus(Hub("monology/pile-uncopyrighted"), 512, "none", eos=True, held_out=0.01, tokens=110_000_000),
         batch=16,

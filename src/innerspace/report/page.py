@@ -6,6 +6,7 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.end_to_end import end_to_end
 from innerspace.report.features import features
 from innerspace.report.fidelity import fidelity
 from innerspace.report.geometry import geometry
@@ -38,6 +39,7 @@ _SECTIONS: dict[str, _Builder] = {
     "offtarget": offtarget,
     "feasibility": feasibility,
     "dictionaries": dictionaries,
+    "end_to_end": end_to_end,
     **_OF_DICTIONARIES,
     "forecaster": forecaster,
     "data": data,
@@ -116,7 +118,8 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
     """Every kind of training that is drawn in a color of its own."""
-    for runs in (record.get("pareto", {}).get("runs", ()), *(record.get(key, ()) for key in _RUNS)):
+    compared = (record.get(key, {}).get("runs", ()) for key in ("pareto", "end_to_end"))
+    for runs in (*compared, *(record.get(key, ()) for key in _RUNS)):
         yield from (run["kind"] for run in runs if "kind" in run)
     geometry = record.get("geometry", {})
     for rows in (geometry.get("similarity", ()), geometry.get("map", {}).get("dictionaries", ())):
