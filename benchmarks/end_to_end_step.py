@@ -159,7 +159,7 @@ def milliseconds(
     return best
 
 
-def on_processor(rounds: int, steps: int = 6) -> list[dict[str, Any]]:
+def on_processor(rounds: int, steps: int = 24) -> list[dict[str, Any]]:
     module = network(4, 128, 4, 4096, 128, "cpu")
     model, batches, site = load(module).model, Batches(4096, 8, 128, "cpu"), "resid.1"
     table = list[dict[str, Any]]()

@@ -229,7 +229,7 @@ def sites_table(source: str) -> Table:
             model = Model(load_forecaster(folder), RedMotionFamily())
         case DictionaryJob(data=SceneData(forecaster=forecaster)):
             model = Model(load_forecaster(forecaster), RedMotionFamily())
-        case DictionaryJob(data=TextData() as text) | Pareto(text=text):
+        case DictionaryJob(data=TextData() as text) | Pareto(data=text):
             model = load_language_model(text.model, revision=text.revision).model
         case None if folder.is_dir() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds neither a run (job.json) nor a language model (config.json)")

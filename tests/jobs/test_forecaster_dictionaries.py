@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from innerspace.checkpoint import load_state
 from innerspace.cli import main
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import TopK
@@ -16,7 +17,7 @@ from innerspace.jobs.data import Data
 from innerspace.jobs.dictionary import DictionaryJob, Showing
 from innerspace.jobs.end_to_end import EndToEnd, compared
 from innerspace.jobs.job import Job, Run, execute
-from innerspace.jobs.lessons import Course, Lesson
+from innerspace.jobs.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.scenes import Captions, SceneData, SceneReading, SceneStream
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import OutputKL, Reconstruction
@@ -26,6 +27,8 @@ from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Framing
 from innerspace.motion.sentences import parse
 from innerspace.motion.words import Vocabulary
+from innerspace.report.blocks import Palette, Remarks, Table
+from innerspace.report.end_to_end import end_to_end
 from innerspace.value import read_json
 
 SITE = "agent.2"
@@ -140,10 +143,10 @@ def test_only_the_dictionary_learns(reading: SceneReading) -> None:
     assert model.fingerprint() == before
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(
-    finished: Path, job: DictionaryJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_training_ends_with_the_same_bits(
+    finished: Path, job: DictionaryJob, reading: SceneReading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, whole = [0], SceneStream.next
+    drawn, whole, run = [0], SceneStream.next, Run(tmp_path, Console(file=StringIO()))
 
     def interrupted(stream: SceneStream) -> object:
         drawn[0] += 1
@@ -154,11 +157,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(SceneStream, "next", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            execute(job, tmp_path / "run", Console(file=StringIO()))
-    assert list((tmp_path / "run" / "dictionaries").glob("*.snapshot"))
-    assert not weights(tmp_path / "run")
-    execute(job, tmp_path / "run", Console(file=StringIO()))
-    assert weights(tmp_path / "run") == weights(finished)
+            train_lessons(run, reading, job.lessons, job.course)
+    assert load_state(tmp_path / "dictionaries" / f"{SITE}-local-0.snapshot")["step"] == STEPS / 2
+    assert not weights(tmp_path)
+    train_lessons(run, reading, job.lessons, job.course)
+    assert weights(tmp_path) == weights(finished)
 
 
 def test_the_command_line_knows_the_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,3 +261,50 @@ def test_kinds_are_compared_on_equal_terms(reading: SceneReading, tmp_path: Path
         assert row["divergence"] == pytest.approx(0, abs=1e-5)
         assert row["recovered"] == pytest.approx(1, abs=1e-4)
         assert row["min_ade"] == pytest.approx(copy["clean"]["min_ade"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [
+        (
+            {"mean": 0.5, "low": 0.4, "high": 0.6},
+            "0.500 (0.400 to 0.600) times as far as through local ones: they stay",
+        ),
+        ({"mean": 2.0, "low": 1.5, "high": 2.5}, "times as far as through local ones: they stray farther."),
+        ({"mean": 0.9, "low": 0.7, "high": 1.1}, "times as far as through local ones: no clear difference."),
+        ({"mean": 0.9, "low": None, "high": None}, "0.900 times as far as through local ones, in one seed."),
+    ],
+)
+def test_the_section_says_what_was_found(ratio: dict[str, float | None], verdict: str) -> None:
+    names = ("divergence", "recovered", "min_ade", "explained_variance", "l0", "alive")
+    runs = [
+        {"kind": kind, "seed": seed, **dict.fromkeys(names, 1.5 + seed)} for kind in ("local", "e2e") for seed in (0, 1)
+    ]
+    plain = {"divergence": 0.0, "min_ade": 0.25}
+    given = {
+        "runs": runs,
+        "tokens": 13_200,
+        "clean": plain,
+        "ablated": {"divergence": 9350.0, "min_ade": 15.75},
+        "reference": "local",
+        "ratios": [{"kind": "e2e", "ratio": ratio}],
+        "kinds": {"local": "reconstruction error", "e2e": "divergence of forecasts"},
+    }
+    section = end_to_end({"end_to_end": given}, Palette.of(("local", "e2e")), "Held out.")
+    said, table, every = section.blocks
+    assert isinstance(said, Remarks)
+    assert isinstance(table, Table)
+    assert isinstance(every, Table)
+    assert verdict in said.sentences[0]
+    assert all(
+        part in table.caption for part in ("13\u202f200 tokens", "0.250 m", "15.8 m", "9\u202f350 nats", "Held out.")
+    )
+    assert [row[1].text for row in table.rows] == ["2.00", "2.00"]
+    assert len(every.rows) == 4
+
+
+def test_settings_that_train_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="end_to_end: steps should not be negative"):
+        EndToEnd(steps=-1)
+    with pytest.raises(ValueError, match="a batch needs an agent, not 0"):
+        SceneData(batch=0)

@@ -172,11 +172,11 @@ def test_the_comparison_of_kinds(place: Path, tmp_path: Path, capsys: Capture) -
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--text.model", "/nowhere/at/all"], "nowhere"),
-        (["--text.corpus.source.paths", "/nowhere/text.json"], "nowhere"),
+        (["--data.model", "/nowhere/at/all"], "nowhere"),
+        (["--data.corpus.source.paths", "/nowhere/text.json"], "nowhere"),
         (["--site", "resid.9"], "no site is called 'resid.9'"),
-        (["--text.batch", "5000"], "not 5000"),
-        (["--text.device", "cuda:7"], "no CUDA device is there"),
+        (["--data.batch", "5000"], "not 5000"),
+        (["--data.device", "cuda:7"], "no CUDA device is there"),
         (["--seeds", "0"], "seeds should be at least 1"),
         (["--site", "resid.2"], "no block follows 'resid.2'"),
     ],

@@ -58,6 +58,7 @@ class WordsInMotion(Job):
 
     ``sites`` are probed, vectors are fitted and applied at ``site``; ``tokens`` says which hidden states stand for an
     agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones.
+    ``end_to_end`` trains the TopK dictionaries on by what they change in forecasts, with local ones beside them.
     ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split.
     """
 

@@ -33,7 +33,7 @@ class Pareto(Job):
     residual stream behind the site. The claim is that an end-to-end kind has at most ``bound`` of local's increase.
     """
 
-    text: TextData = field(default_factory=TextData)
+    data: TextData = field(default_factory=TextData)
     site: str = "resid.2"
     latents: int = 1024
     nonlinearity: Nonlinearity = field(default_factory=ReLU)
@@ -54,12 +54,12 @@ class Pareto(Job):
             raise ValueError("local and one end-to-end kind at least are compared; give coefficients for both")
         if self.seeds < 1:
             raise ValueError(f"seeds should be at least 1, it is {self.seeds}")
-        self.text.check()
+        self.data.check()
 
     def run(self, run: Run) -> Path:
         """Train all, judge all, compare, and write the page."""
         started = datetime.now(UTC)
-        reading = self.text.open(run)
+        reading = self.data.open(run)
         lessons = self.lessons(reading)
         judged = train_and_judge(run, reading, lessons, self.course, self.showing)
         return tell(run, self, reading, judged, self.showing, self.story(judged), started)

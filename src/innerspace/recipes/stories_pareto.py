@@ -1,7 +1,7 @@
 """Local, end-to-end and downstream dictionaries of stories260K compared at equal sparsity; give the model's folder.
 
 The folder of a small Llama (5 layers, width 64) in Hugging Face format and any TinyStories text serve:
-``innerspace run stories-pareto --text.model FOLDER --text.corpus.source.paths stories.json``.
+``innerspace run stories-pareto --data.model FOLDER --data.corpus.source.paths stories.json``.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from innerspace.language.sources import Files
 from innerspace.learn.fit import FitConfig
 
 job = Pareto(
-    text=TextData(
+    data=TextData(
         model="stories260K",
         # the network was trained on single line breaks
         corpus=Corpus(Files((Path("stories.json"),)), 128, "sequence", eos=False, replace=(("\n\n", "\n"),)),

@@ -11,7 +11,7 @@ from innerspace.language.sources import Hub
 from innerspace.learn.fit import FitConfig
 
 job = Pareto(
-    text=TextData(
+    data=TextData(
         model="roneneldan/TinyStories-1M",
         corpus=Corpus(Hub("roneneldan/TinyStories"), 512, "none", eos=True, held_out=0.02, tokens=60_000_000),
         batch=20,
