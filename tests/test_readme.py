@@ -18,6 +18,7 @@ from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
 from innerspace.jobs.data import Data
 from innerspace.jobs.job import Job, Run, execute
+from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus, prepare
 from innerspace.language.sources import Texts
 from innerspace.learn.fit import FitConfig, fit
@@ -75,7 +76,8 @@ def test_there_is_no_other_example() -> None:
 
 def test_the_flags_of_the_readme_exist() -> None:
     flags = set(re.findall(r"--data\.([\w-]+)", (ROOT / "README.md").read_text()))
-    assert flags <= {name.replace("_", "-") for name in Data.__dataclass_fields__}
+    known = {*Data.__dataclass_fields__, *TextData.__dataclass_fields__}
+    assert flags <= {name.replace("_", "-") for name in known}
 
 
 def test_the_settings_of_a_run_can_be_read_again(tmp_path: Path) -> None:
