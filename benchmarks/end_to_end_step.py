@@ -8,15 +8,12 @@ a graphics card: a GPT-2-small-shaped network, 46,080 latents before block 6, 8 
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import machine, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -226,13 +223,13 @@ def main() -> None:
         found["cuda"] = on_graphics_card(given.rounds)
     else:
         print("no graphics card: the part for one is left out")
-    about = {
-        "date": str(date.today()),
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-    }
-    place = Path(__file__).parent / "results" / "end_to_end_step.json"
-    place.write_text(json.dumps(about | {"threads": given.threads} | found, indent=1) + "\n")
+    lines = ["| kind | plain | here | times faster | each further dictionary, of the first |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['kind']} | {row['plain_ms']:.0f} ms | {row['ours_ms']:.0f} ms | {row['times_faster']:.2f} "
+        f"| {row['further_share']:.2f} |"
+        for row in found["cpu"]
+    ]
+    save("end_to_end_step", "One end-to-end step against the plain formulation", machine(given.threads), found, lines)
 
 
 if __name__ == "__main__":
