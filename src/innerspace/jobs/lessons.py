@@ -88,8 +88,8 @@ class Course(Value):
     """How lessons are given: Adam's settings, the budget of tokens, and how many dictionaries share a teacher.
 
     ``tokens`` are those of the stream; what does not count is among them. ``restart`` lets dead latents begin anew so
-    many times before the rate falls. ``snapshots`` are taken so many times. The steps of ``fit`` follow from the tokens,
-    and its seed is the lesson's: what it says of them has no effect.
+    many times before the rate falls. ``snapshots`` are taken so many times. The steps of ``fit`` follow from the
+    tokens, and its seed is the lesson's: what it says of them has no effect.
     """
 
     tokens: int = 4_200_000
