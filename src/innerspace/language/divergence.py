@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from innerspace.decompose.sparse import row_products
+
 _CHUNK, _CUDA_CHUNK = 2**21, 2**26
 """The bytes of logits that are in memory at a time."""
 _LEAST_ROWS = 256
@@ -108,12 +110,12 @@ def next_token(
     agree = torch.empty_like(kl, dtype=torch.bool)
     for rows in desk.chunks:
         p, q, target = p_sheet[: len(clean[rows])], q_sheet[: len(clean[rows])], targets[rows, None]
-        logs = desk.distribution(clean[rows], p)
-        losses[rows] = -logs.gather(1, target)[:, 0]
-        kl[rows] = logs.mul_(p).sum(-1)
-        logs = desk.distribution(other[rows], q)
-        others[rows] = -logs.gather(1, target)[:, 0]
-        kl[rows] -= logs.mul_(p).sum(-1)
+        z, normalizer = desk.distribution(clean[rows], p)
+        losses[rows] = normalizer - z.gather(1, target)[:, 0]
+        kl[rows] = row_products(p, z) - normalizer
+        z, normalizer = desk.distribution(other[rows], q)
+        others[rows] = normalizer - z.gather(1, target)[:, 0]
+        kl[rows] += normalizer - row_products(p, z)
         agree[rows] = p.argmax(-1) == q.argmax(-1)
         distance[rows] = q.sub_(p).abs_().sum(-1) / 2
     return NextToken(losses, others, kl, agree, distance)
@@ -183,10 +185,11 @@ def _sweep(
     for rows in desk.chunks:
         p = p_sheet[: len(loss[rows])] if kept is None else kept[rows]
         if not known:
-            negentropy[rows] = desk.distribution(clean[rows], p).mul_(p).sum(-1)
+            z, normalizer = desk.distribution(clean[rows], p)
+            negentropy[rows] = row_products(p, z) - normalizer
         q = q_sheet[: len(p)]
-        logs = desk.distribution(other[rows], q, bend)
-        loss[rows] = negentropy[rows] - logs.mul_(p).sum(-1)
+        z, normalizer = desk.distribution(other[rows], q, bend)
+        loss[rows] = negentropy[rows] - (row_products(p, z) - normalizer)
         if grad is not None:
             q.sub_(p)
             if bend is not None:
@@ -250,12 +253,16 @@ class _Desk:
 
     def distribution(
         self, hidden: Float[Tensor, "rows d"], out: Float[Tensor, "rows V"], bend: Tensor | None = None
-    ) -> Float[Tensor, "rows V"]:
-        """The probabilities into ``out``; gives their logarithms, until the next logits take their place."""
+    ) -> tuple[Float[Tensor, "rows V"], Float[Tensor, "rows"]]:
+        """The probabilities into ``out``; gives the logits, until the next take their place, and log Σ exp of each row.
+
+        What the logits lack to be logarithms of the probabilities is the same for a whole row, so it is never
+        subtracted from them.
+        """
         z = self.logits(hidden, bend)
         torch.softmax(z, -1, out=out)
         # the largest logit and its probability tell the normalizer without a second pass of exponentials
-        return z.sub_(z.amax(-1, keepdim=True) - out.amax(-1, keepdim=True).log_())
+        return z, z.amax(-1) - out.amax(-1).log_()
 
     def pull_back(self, dz: Float[Tensor, "rows V"]) -> Float[Tensor, "rows d"]:
         """The gradient of the hidden states, dz W, from that of the logits."""
