@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from families import CASES, EncoderFamily
-from innerspace.decompose.dictionary import Dictionary, Home
+from innerspace.decompose.base import Home
+from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
 from innerspace.jobs.data import Data
@@ -198,7 +199,7 @@ MESSAGES: dict[str, Callable[[Path], None]] = {
     "skipped": skipped,
     "at least two usable sensor logs are needed": one_log,
     "pip install 'innerspace[": no_extra,
-    "the dictionary was trained at": another_home,
+    "the decomposition was fitted at": another_home,
     "a batch should have 1 …": short_text,
     "rows alone do not tell": rows_alone,
     "is not finite at step": diverged,

@@ -1,12 +1,22 @@
 """Coordinates for hidden states, and to every coordinate a direction."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerspace.decompose.sparse import Sparse
+from innerspace.value import Value
+
+
+@dataclass(frozen=True)
+class Home(Value):
+    """Where a decomposition belongs: the hash of the network that it was fitted to, and the site."""
+
+    model: str
+    site: str
 
 
 class Code(NamedTuple):
@@ -70,3 +80,18 @@ class Decomposition(nn.Module, ABC):
 
     def retract(self) -> None:
         """Bring the parameters back onto the set on which they live; runs after each step."""
+
+
+def check_place(width: int, home: Home | None, place: Home, there: int) -> None:
+    """Refuse a place to which a decomposition of a ``width`` and a ``home`` does not belong; ``there`` is its width.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if there != width:
+        raise ValueError(f"the decomposition reads width {width}, the hidden states at {place.site!r} have {there}")
+    if home is not None and home != place:
+        raise ValueError(
+            f"the decomposition was fitted at {home.site!r} of the network {home.model}, "
+            f"this is {place.site!r} of {place.model}"
+        )

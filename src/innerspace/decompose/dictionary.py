@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from innerspace.checkpoint import load_state, save_state
-from innerspace.decompose.base import AnyCode, Code, Decomposition, SparseCode
+from innerspace.decompose.base import AnyCode, Code, Decomposition, Home, SparseCode, check_place
 from innerspace.decompose.nonlinearities import Nonlinearity, Numbers, TopK
 from innerspace.decompose.sparse import Layout, Sparse, entries, project, row_products, weighted_sum
 from innerspace.value import Value
@@ -54,14 +54,6 @@ class Form(Value):
             raise ValueError(f"prefixes should be growing numbers of latents, they are {list(self.prefixes)}")
         if self.tied and self.first == "linear":
             raise ValueError("a tied encoder is the decoder: it cannot begin as a linear layer of its own")
-
-
-@dataclass(frozen=True)
-class Home(Value):
-    """Where a dictionary belongs: the hash of the network that it was trained on, and the site."""
-
-    model: str
-    site: str
 
 
 @final
@@ -267,13 +259,7 @@ class Dictionary(Decomposition):
         Raises:
             ValueError: naming what differs.
         """
-        if width != self.width:
-            raise ValueError(f"the dictionary reads width {self.width}, the hidden states at {site!r} have {width}")
-        if self.home is not None and self.home != Home(model, site):
-            raise ValueError(
-                f"the dictionary was trained at {self.home.site!r} of the network {self.home.model}, "
-                f"this is {site!r} of {model}"
-            )
+        check_place(self.width, self.home, Home(model, site), width)
 
     def save(self, path: Path) -> None:
         """Write the dictionary as safetensors, with its settings as JSON in the metadata.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from innerspace.checkpoint import load_state
-from innerspace.decompose.dictionary import Dictionary, Form, Home
+from innerspace.decompose.base import Home
+from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.nonlinearities import Nonlinearity, ReLU
 from innerspace.decompose.sparse import on_per_row
 from innerspace.jobs.job import Run

@@ -84,7 +84,7 @@ class TargetL0(Callback):
         ratio = min(max(found / self.target, 0.5), 2.0)
         held = student.gain.get("target_l0", 1.0) * ratio**self.gain
         student.gain |= {"target_l0": held, "sparsity": held * ratio**3}
-        if loop.step % loop.config.log_every and loop.step < loop.config.steps:
+        if loop.step % loop.config.log_every and not loop.over:
             return {}
         return {"l0": found, "sparsity_gain": student.gain["sparsity"]}
 
@@ -100,7 +100,7 @@ class HeldOut(Callback):
 
     def after_step(self, loop: Loop, student: Student) -> Record:
         """Measure."""
-        if loop.step % self.every and loop.step < loop.config.steps:
+        if loop.step % self.every and not loop.over:
             return {}
         found = row_fidelity(student.what, self.rows)
         columns = ("explained_variance", "l0", "alive", "shrinkage")
@@ -118,7 +118,7 @@ class Measure(Callback):
 
     def after_step(self, loop: Loop, student: Student) -> Record:
         """Measure."""
-        return {} if loop.step % self.every and loop.step < loop.config.steps else self.judge(student)
+        return {} if loop.step % self.every and not loop.over else self.judge(student)
 
 
 @final
@@ -153,7 +153,7 @@ class Checkpoint(Callback):
             student.optimizer.load_state_dict(saved["optimizer"])
             student.gain = saved["gain"]
         loop.trials.restore(state["trials"])
-        loop.step, loop.history = state["step"], state["history"]
+        loop.step, loop.history, loop.finished = state["step"], state["history"], state["finished"]
         set_random_state(state["random"])
 
     def during(self, loop: Loop) -> AbstractContextManager[object]:
@@ -162,7 +162,7 @@ class Checkpoint(Callback):
 
     def close_step(self, loop: Loop, records: Sequence[Record]) -> None:  # noqa: ARG002
         """Write the snapshot."""
-        if loop.step % self.every and loop.step < loop.config.steps:
+        if loop.step % self.every and not loop.over:
             return
         for student in loop.students:
             if not all(parameter.isfinite().all() for parameter in student.what.parameters()):
@@ -172,6 +172,7 @@ class Checkpoint(Callback):
         ]
         state = {
             "step": loop.step,
+            "finished": loop.finished,
             "students": students,
             "trials": loop.trials.state(),
             "history": loop.history,

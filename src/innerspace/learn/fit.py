@@ -130,13 +130,17 @@ class Student:
 
 @dataclass(eq=False)
 class Loop:
-    """Where a fit stands; what callbacks see and may change. ``step`` counts the finished steps."""
+    """Where a fit stands; what callbacks see and may change.
+
+    ``step`` counts the finished steps. A callback that finds nothing left to learn sets ``finished``.
+    """
 
     students: Sequence[Student]
     trials: Trials
     config: FitConfig
     step: int = 0
     history: list[Record] = field(default_factory=list[Record])
+    finished: bool = False
 
     def __post_init__(self) -> None:
         names = [student.name for student in self.students]
@@ -144,6 +148,11 @@ class Loop:
             raise ValueError(f"students need names of their own, they have {names}")
         for student in self.students:
             self.reset_optimizer(student)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no step to come."""
+        return self.finished or self.step >= self.config.steps
 
     def reset_optimizer(self, student: Student) -> None:
         """Begin anew with the parameters as they are now; for callbacks that replace parameters."""
@@ -215,7 +224,7 @@ def fit_together(
             callback.resume(loop)
         for callback in callbacks:
             stack.enter_context(callback.during(loop))
-        while loop.step < config.steps:
+        while not loop.over:
             _step(loop, callbacks)
     return loop, time.perf_counter() - began
 

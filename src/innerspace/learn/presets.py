@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, final
 
-from innerspace.decompose.dictionary import Dictionary, Form, Home
+from innerspace.decompose.base import Home
+from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from innerspace.learn.fit import FitConfig, Phase
 from innerspace.learn.objectives import (

@@ -19,6 +19,7 @@ from innerspace.checkpoint import State
 from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
 from innerspace.harvest.store import Store
+from innerspace.learn.neighbors import Neighborhood
 from innerspace.learn.parallel import Share
 from innerspace.learn.passes import Passes
 
@@ -29,7 +30,7 @@ class Trial:
 
     ``variance`` is the mean squared distance of the stream's rows from their mean: the unit of reconstruction errors.
     It belongs to the stream, not to the batch, so that a mean over rows stays one. ``passes`` are the clean and the
-    spliced pass, where a term needs them.
+    spliced pass, where a term needs them; ``neighborhood`` holds the rows among which neighbors are sought.
     """
 
     clean: Float[Tensor, "*rows d"]
@@ -38,6 +39,7 @@ class Trial:
     decomposition: Decomposition
     variance: Float[Tensor, ""]
     passes: Passes | None = None
+    neighborhood: Neighborhood | None = None
 
 
 class Occasion(ABC):

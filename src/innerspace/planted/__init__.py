@@ -1,0 +1,1 @@
+"""Networks and data whose true variables are known, to judge methods on."""
