@@ -101,8 +101,8 @@ def test_respond_runs_every_temperature() -> None:
     assert found["sum"].value.shape == (9, 8)
     torch.testing.assert_close(found["sum"].value[:, :4], found["sum"].value[:, 4:])
     torch.testing.assert_close(found["change"].value, found["sum"].value - found["sum"].value[4])
-    known = [case.model.run(case.batch).output] * 2
-    again = respond(case.model, [case.batch] * 2, "second", along, TAU, readout, groups, clean=known)
+    known = [case.model.fork(case.batch, "second")] * 2
+    again = respond(case.model, [case.batch] * 2, "second", along, TAU, readout, groups, forks=known)
     assert torch.equal(again["change"].value, found["change"].value)
     curve = calibrate(found["sum"], kind="difference")
     assert curve.pearson.mean == pytest.approx(1, abs=1e-5)  # what follows the site is linear

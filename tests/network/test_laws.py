@@ -52,6 +52,22 @@ def test_every_row_and_position_is_edited(case: Case) -> None:
 
 
 @torch.no_grad()
+def test_a_fork_goes_on_as_a_whole_pass_would(case: Case) -> None:
+    for site in case.sites:
+        fork = case.model.fork(case.batch, site)
+        assert torch.equal(
+            fork.clean.output[case.output], case.model.run(case.batch, {site: Read()}).output[case.output]
+        )
+        ends = {other: Steer(torch.ones(width(case, other)), 0.5) for other in (site, case.sites[-1])}
+        whole, branch = case.model.run(case.batch, ends), fork.run(ends)
+        torch.testing.assert_close(branch.output[case.output], whole.output[case.output], atol=2e-6, rtol=1e-5)
+        again = fork.run({site: Read()}, stop=True)
+        assert torch.equal(again.hidden[site], fork.clean.hidden[site])
+        assert not again.output
+        assert not torch.equal(branch.output[case.output], fork.clean.output[case.output])
+
+
+@torch.no_grad()
 def test_padding_is_left_alone_where_the_intervention_says_so(case: Case) -> None:
     for site in case.sites:
         valid = case.model.family.mask(case.batch, case.model.site(site))

@@ -12,9 +12,9 @@ from torch import Tensor
 from innerspace.jobs.vectors import Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import readout
-from innerspace.measure.steering import Curve, Output, Response, calibrate, respond
+from innerspace.measure.steering import Curve, Response, calibrate, respond
 from innerspace.motion.framing import Batch
-from innerspace.network.model import Model
+from innerspace.network.model import Fork, Model
 from innerspace.value import Value
 
 
@@ -83,14 +83,14 @@ class Bench:
     settings: Steering
 
     @cached_property
-    def clean(self) -> list[Output]:
-        """What the model puts out unsteered, batch by batch."""
+    def forks(self) -> list[Fork]:
+        """The unsteered passes, batch by batch."""
         with torch.no_grad():
-            return [self.model.run(batch).output for batch in self.batches]
+            return [self.model.fork(batch, self.site) for batch in self.batches]
 
     def judge(self, fitted: Fitted, along: Float[Tensor, "d"], tau: Float[Tensor, "t"], name: str = "") -> Judged:
         """Run a vector (or a control of equal norm in its place) through all temperatures."""
-        responses = respond(self.model, self.batches, self.site, along, tau, readout, self.groups, clean=self.clean)
+        responses = respond(self.model, self.batches, self.site, along, tau, readout, self.groups, forks=self.forks)
         return Judged(name or fitted.method, fitted, responses, self.curve(responses, fitted.feature.name))
 
     def curve(self, responses: dict[str, Response], feature: str) -> Curve | None:

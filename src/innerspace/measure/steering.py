@@ -16,7 +16,7 @@ from torch import Tensor
 
 from innerspace.interventions import At, Steer
 from innerspace.measure.estimate import Estimate, from_copies
-from innerspace.network.model import Model
+from innerspace.network.model import Fork, Model
 from innerspace.network.site import Where
 from innerspace.value import Value
 
@@ -44,7 +44,7 @@ def respond(
     readout: Readout,
     groups: Int[Tensor, "n"],
     where: Where | None = None,
-    clean: Iterable[Output] | None = None,
+    forks: Iterable[Fork] | None = None,
 ) -> dict[str, Response]:
     """Run every batch under every temperature and read the output.
 
@@ -57,7 +57,7 @@ def respond(
         readout: what is measured.
         groups: for every sample of the stream the scene that it belongs to.
         where: the positions that are steered, by default every valid one.
-        clean: the outputs of the unsteered passes, batch by batch, where they are known; otherwise they are computed.
+        forks: the unsteered passes, batch by batch, where they were made already (``Model.fork`` at the site).
 
     Raises:
         ValueError: if τ = 0 is missing, the direction is of another width, or groups do not fit the samples.
@@ -67,13 +67,14 @@ def respond(
     if len(along) != (width := model.site(site).width):
         raise ValueError(f"the direction has width {len(along)}, the hidden states at {site!r} have {width}")
     parts = dict[str, list[Tensor]]()
-    known = iter(clean) if clean is not None else None
+    known = iter(forks) if forks is not None else None
     for batch in batches:
         rows = dict[str, list[Tensor]]()
-        unsteered = model.run(batch).output if known is None else next(known)
+        fork = model.fork(batch, site) if known is None else next(known)
+        unsteered = fork.clean.output
         for amount in tau.tolist():
             steer = At(where or Where("valid"), Steer(along, amount))
-            steered = model.run(batch, {site: steer}).output if amount else unsteered
+            steered = fork.run({site: steer}).output if amount else unsteered
             for name, number in readout(steered, unsteered, batch).items():
                 rows.setdefault(name, []).append(number)
         for name, numbers in rows.items():

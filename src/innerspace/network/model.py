@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast, final
 
 import torch
@@ -49,6 +49,10 @@ class Family(ABC):
 
         All of them give what the last of them gives: a tensor, or a tuple that begins with one.
         """
+        return ()
+
+    def beside(self, module: nn.Module, cut: Site) -> Sequence[Site]:
+        """The last sites of whatever runs beside a cut: their states do not depend on the one there."""
         return ()
 
     def head(self, module: nn.Module) -> Site | None:
@@ -132,12 +136,14 @@ class Model:
         hidden: Float[Tensor, "*positions d"],
         interventions: Interventions | None = None,
         *,
+        beside: Mapping[str, Tensor] | None = None,
         stop: bool = False,
     ) -> Trace:
         """A pass that goes on from the state ``hidden`` at a site, given all of it: what lies before is not computed.
 
         That holds for sites that are a ``cut``; at others the pass runs from the start, and what differs is the state
-        at the site. Interventions at the site itself see the given state.
+        at the site. Interventions at the site itself see the given state. States at sites ``beside`` it, which run
+        apart from what lies before it, are taken as given too.
 
         Raises:
             ValueError: for an unknown site, a state of another width, or an intervention at a place that is skipped.
@@ -146,10 +152,13 @@ class Model:
         place = self.site(site)
         if hidden.shape[-1] != place.width:
             raise ValueError(f"the given state has width {hidden.shape[-1]}, the one at {site!r} has {place.width}")
-        spared = self.family.spared(self.module, place) if self.cut(site) == place else ()
+        given = {place: hidden} if self.cut(site) == place else {}
+        given |= {self.site(name): state for name, state in (beside or {}).items()}
+        spared = {cut: self.family.spared(self.module, cut) for cut in given}
+        skipped = [path for paths in spared.values() for path in paths]
         plan = self._plan(interventions or {})
         for other in plan:
-            if other != place and any(f"{other.module}.".startswith(f"{path}.") for path in spared):
+            if other not in given and any(f"{other.module}.".startswith(f"{path}.") for path in skipped):
                 raise ValueError(
                     f"nothing is computed at {other.name!r} when a pass goes on from {site!r}; "
                     f"it may be touched from {place.module} on"
@@ -159,8 +168,22 @@ class Model:
             return hidden
 
         plan = dict(plan) | {place: (give, *plan.get(place, ()))}
-        with bypassed(self.module, spared, self._formed(batch, spared[-1], hidden) if spared else None):
+        with ExitStack() as stack:
+            for cut, paths in spared.items():
+                if paths:
+                    stack.enter_context(bypassed(self.module, paths, self._formed(batch, paths[-1], given[cut])))
             return self._pass(batch, plan, stop=stop and len(plan) > 0)
+
+    def fork(self, batch: Any, site: str) -> "Fork":
+        """A clean pass to the end, from which others that differ at a site or behind it can branch off.
+
+        Raises:
+            ValueError: for an unknown site.
+        """
+        place, cut = self.site(site), self.cut(site)
+        beside = [] if cut is None else list(self.family.beside(self.module, cut))
+        kept = [place, *beside] if cut is None else [place, cut, *beside]
+        return Fork(self, batch, cut, [one.name for one in beside], self.run(batch, {one.name: _keep for one in kept}))
 
     def cut(self, site: str) -> Site | None:
         """The last place, at the site or before, from which ``resume`` computes only what follows; None without one."""
@@ -251,6 +274,36 @@ class Model:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+@final
+class Fork:
+    """The ``clean`` pass of a batch, which holds the state at a site, and the others that branch off there.
+
+    All of them share what does not depend on the site; it is computed once.
+    """
+
+    def __init__(self, model: Model, batch: Any, cut: Site | None, beside: Sequence[str], clean: Trace) -> None:
+        self.clean = clean
+        self._model, self._batch, self._cut, self._beside = model, batch, cut, beside
+
+    def run(self, interventions: Interventions, *, stop: bool = False) -> Trace:
+        """A pass with interventions at the site or behind it.
+
+        Raises:
+            ValueError: for an unknown site, or one before the site of the fork.
+        """
+        if self._cut is None:
+            return self._model.run(self._batch, interventions, stop=stop)
+        states = self.clean.hidden
+        beside = {name: states[name] for name in self._beside}
+        cut = self._cut.name
+        return self._model.resume(self._batch, cut, states[cut], interventions, beside=beside, stop=stop)
+
+
+def _keep(x: Tensor, visit: Visit) -> Tensor:
+    visit.trace.hidden[visit.site.name] = x
+    return x
 
 
 def _fitted(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:

@@ -217,6 +217,13 @@ class RedMotionFamily(Family):
         name, _, last = cut.name.partition(".")
         return [f"{_STAGES[name]}.{i}" for i in range(int(last) + 1)]
 
+    def beside(self, module: nn.Module, cut: Site) -> list[Site]:
+        """The ends of the stages that do not read the site's: an agent's history is apart from its surroundings."""
+        apart = {"agent": ("context", "red"), "context": ("agent",), "red": ("agent", "context")}
+        stages = apart.get(cut.name.split(".")[0], ("agent", "context", "red"))
+        last = {site.name.split(".")[0]: site for site in self.sites(module)}
+        return [last[stage] for stage in stages if stage in last]
+
     def divergence(
         self,
         module: nn.Module,  # noqa: ARG002
