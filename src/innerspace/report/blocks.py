@@ -185,10 +185,11 @@ class Atlas:
 
 @dataclass(frozen=True)
 class Strip:
-    """An example on paper: what it belongs to, and its parts as (text, whether it stands for space, tint, number)."""
+    """An example on paper: its label, parts as (text, whether it stands for space, tint, number), and a drawing."""
 
     label: str
     parts: tuple[tuple[str, bool, str, str], ...]
+    drawing: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,17 @@ class Browser:
     template: Literal["browser"] = "browser"
 
 
-Block = Table | Tables | Figure | Facts | Remarks | Stage | Verdicts | Curves | Atlas | Browser
+@dataclass(frozen=True)
+class Preimages:
+    """States alike in one part, which the reader searches: data for the script, and the first query on paper."""
+
+    caption: str
+    data: str
+    static: tuple[StillFeature, ...]
+    template: Literal["preimages"] = "preimages"
+
+
+Block = Table | Tables | Figure | Facts | Remarks | Stage | Verdicts | Curves | Atlas | Browser | Preimages
 
 
 @dataclass(frozen=True)

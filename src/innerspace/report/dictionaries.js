@@ -1,5 +1,5 @@
 // What moves on the pages of dictionaries: curves that a legend shows, single features, the map that selects them.
-(() => {
+const dictionaries = (() => {
   "use strict";
   const { byId, hush, make, minus, tell, ticks } = page;
   const brief = (value) => {
@@ -362,4 +362,5 @@
   document.querySelectorAll("[data-axes]").forEach(readable);
   const { find } = byId("browser") ? browser() : { find: () => undefined };
   if (byId("atlas")) atlas(find);
+  return { brief, read, write };
 })();

@@ -14,9 +14,13 @@ from innerspace.report.ground import cost, data, facts, forecaster, provenance
 from innerspace.report.maps import forecasts
 from innerspace.report.numerals import bound, plain
 from innerspace.report.pareto import pareto
+from innerspace.report.part_effects import part_labels, patching
+from innerspace.report.preimages import preimages
 from innerspace.report.reading import collapse, probes
 from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
+from innerspace.report.subspaces import dependence, subspace_training
 from innerspace.report.training import training, training_cost
+from innerspace.report.weight_paths import weight_paths
 
 _Builder = Callable[[Mapping[str, Any], Palette, str], Section]
 
@@ -27,6 +31,15 @@ _OF_DICTIONARIES: dict[str, _Builder] = {
     "features": features,
     "training": training,
     "training_cost": training_cost,
+}
+
+_OF_SUBSPACES: dict[str, _Builder] = {
+    "patching": patching,
+    "part_labels": part_labels,
+    "preimages": preimages,
+    "dependence": dependence,
+    "weight_paths": weight_paths,
+    "subspace_training": subspace_training,
 }
 
 _SECTIONS: dict[str, _Builder] = {
@@ -40,6 +53,7 @@ _SECTIONS: dict[str, _Builder] = {
     "feasibility": feasibility,
     "dictionaries": dictionaries,
     "end_to_end": end_to_end,
+    **_OF_SUBSPACES,
     **_OF_DICTIONARIES,
     "forecaster": forecaster,
     "data": data,
@@ -75,7 +89,9 @@ def render(report: Mapping[str, Any]) -> str:
     if others := {key: item for key, item in record.items() if key not in _SECTIONS and key not in _OPENING}:
         lead = "Numbers that have no figure of their own."
         sections.append(Section("others", "Other numbers", lead, (facts(others),)))
-    parts = ["page", *(["dictionaries"] if any(key in record for key in _OF_DICTIONARIES) else [])]
+    # the sections on subspaces show contexts as those on dictionaries do
+    kept = {"dictionaries": {**_OF_DICTIONARIES, **_OF_SUBSPACES}, "subspaces": _OF_SUBSPACES}
+    parts = ["page", *(part for part, keys in kept.items() if any(key in record for key in keys))]
     style, script = ("".join(_resource(f"{part}.{ending}") for part in parts) for ending in ("css", "js"))
     return _template().render(report=record, sections=sections, style=style, script=script)
 
@@ -125,3 +141,5 @@ def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
     for rows in (geometry.get("similarity", ()), geometry.get("map", {}).get("dictionaries", ())):
         yield from (row["kind"] for row in rows if "kind" in row)
     yield from (one["kind"] for one in record.get("features", {}).get("dictionaries", ()) if "kind" in one)
+    yield from (run["kind"] for run in record.get("subspace_training", ()))
+    yield from (label["name"] for one in record.get("part_labels", ()) for label in one["labels"])

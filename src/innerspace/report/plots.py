@@ -15,7 +15,10 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 26, 36
 
 @dataclass(frozen=True)
 class Scale:
-    """Where values lie on an axis, from 0 to 1; ``names`` make it an axis of categories."""
+    """Where values lie on an axis, from 0 to 1; ``names`` make it an axis of categories.
+
+    An axis whose low end is the larger number, and that is not logarithmic, runs backwards.
+    """
 
     low: float
     high: float
@@ -54,11 +57,12 @@ class Scale:
         return [(value, _short(value)) for value in values]
 
     def _linear_ticks(self, count: int) -> list[float]:
-        rough = (self.high - self.low) / count
+        low, high = sorted((self.low, self.high))
+        rough = (high - low) / count
         power = 10.0 ** math.floor(math.log10(rough))
         step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        first = math.ceil(low / step - 1e-9)
+        return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
     def _log_ticks(self) -> list[float]:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
