@@ -13,7 +13,7 @@ from innerspace.decompose.subspaces import Subspaces
 from innerspace.interventions import At, Read, patch
 from innerspace.language.text import Text
 from innerspace.measure.documents import Draws, Ledger
-from innerspace.measure.patching import Contrast, Exchange, Patching, gini, part_variance, patching
+from innerspace.measure.patching import Contrast, Exchange, Patching, gini, part_variance, patching, separation
 from innerspace.measure.pathways import dormant_pathways
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site, Where
@@ -297,3 +297,12 @@ def test_states_that_nothing_reads_are_refused() -> None:
         dormant_pathways(linear([torch.zeros(6, dtype=D)]), contrasts, "state", partition())
     with pytest.raises(ValueError, match=r"a share in \(0, 1\] are needed; got 1 contrasts, share 0"):
         dormant_pathways(linear([torch.ones(6, dtype=D)]), contrasts, "state", partition(), share=0.0)
+
+
+def test_separation() -> None:
+    assert separation(torch.eye(3)) == pytest.approx(1)
+    assert separation(torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])) == pytest.approx(0)
+    assert separation(torch.tensor([[0.1, 0.8], [0.7, 0.3], [0.0, 0.0]])) == pytest.approx((0.7 + 0.4) / 2)
+    assert separation(torch.tensor([[1.0, 0.5]])) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="two variables"):
+        separation(torch.ones(3, 1))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -242,48 +243,52 @@ def _above(tiles: Tiles, bound: float | Tensor) -> Support:
     """The entries above a bound, the same or one per latent."""
     pre, latent, counts = list[Tensor](), list[Tensor](), list[Tensor]()
     for tile in tiles():
-        on = tile > bound
-        row, column = _places(on)
-        pre.append(tile[row, column])
-        latent.append(column)
+        place = _places(tile > bound)
+        row = place // tile.shape[1]
+        pre.append(tile.flatten().index_select(0, place))
+        latent.append(place - row * tile.shape[1])
         counts.append(torch.bincount(row, minlength=len(tile)))
     offsets = torch.cat([counts[0].new_zeros(1), *counts]).cumsum(0)
     return Support(torch.cat(pre), torch.cat(latent), offsets)
 
 
-def _places(on: Bool[Tensor, "rows k"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """Where a matrix is true, row by row; eight entries of which none is are passed over at once."""
-    if on.shape[1] % 8:
-        row, column = on.nonzero(as_tuple=True)
-        return row, column
-    row, word = on.view(torch.int64).nonzero(as_tuple=True)
-    entry, bit = on.view(len(on), -1, 8)[row, word].nonzero(as_tuple=True)
-    return row[entry], 8 * word[entry] + bit
+def _places(on: Bool[Tensor, "rows k"]) -> Int[Tensor, "n"]:
+    """Where a matrix is true, as if its rows were one; eight entries of which none is are passed over at once."""
+    if on.numel() % 8:
+        return on.flatten().nonzero()[:, 0]
+    word = on.view(-1).view(torch.int64).nonzero()[:, 0]
+    place = on.view(-1, 8).index_select(0, word).view(-1).nonzero()[:, 0]
+    return (word << 3).index_select(0, place >> 3).add_(place & 7)
 
 
 def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """The ``k`` largest entries of each row, and where they stand.
 
-    They lie in those k groups of neighbors that have the largest maxima, so most entries are never ranked; and of these
-    groups' entries few more than k reach the least of the maxima.
+    None is below the k-th largest of the maxima of groups of neighbors. Few more than k groups and few more than k
+    entries reach that, and only these are ranked.
     """
     rows, groups = len(pre), pre.shape[1] // _GROUP
     if pre.device.type != "cpu" or pre.shape[1] % _GROUP or groups < 2 * k:
         return pre.topk(k, dim=-1, sorted=False)
     pre = pre.to(torch.promote_types(pre.dtype, torch.float32))
-    best = pre.view(rows, groups, _GROUP).amax(-1).topk(k, dim=-1, sorted=False)
-    chosen = best.indices + torch.arange(0, rows * groups, groups)[:, None]
-    some = pre.view(-1, _GROUP).index_select(0, chosen.flatten()).view(rows, -1)
+    # numpy sorts short rows with vector instructions, many times faster
+    maxima = pre.view(rows, groups, _GROUP).amax(-1)
+    bound = torch.from_numpy(np.sort(maxima.numpy(), axis=-1)[:, -k].copy())
     # what cannot be compared stays in
-    row, place = _places(~(some < best.values.amin(-1, keepdim=True)))
+    group = _places(~(maxima < bound[:, None]))
+    home = group // groups
+    some = pre.view(-1, _GROUP).index_select(0, group)
+    place = _places(~(some < bound[home, None]))
+    entry = place // _GROUP
+    row, latent = home[entry], group[entry] % groups * _GROUP + place % _GROUP
+    # the entries of a row side by side, in a table as wide as the longest row
     count = torch.bincount(row, minlength=rows)
-    column = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-    short = pre.new_full((rows, int(count.max())), -math.inf)
-    where = row.new_zeros(short.shape)
-    short[row, column], where[row, column] = some[row, place], place
-    found = short.topk(k, dim=-1, sorted=False)
-    place = where.gather(1, found.indices)
-    return found.values, best.indices.gather(1, place // _GROUP) * _GROUP + place % _GROUP
+    wide = int(count.max())
+    seat = torch.arange(len(row)) + (torch.arange(0, rows * wide, wide) + count - count.cumsum(0))[row]
+    table = pre.new_full((rows * wide,), -math.inf).index_copy_(0, seat, some.view(-1).index_select(0, place))
+    which = latent.new_zeros(rows * wide).index_copy_(0, seat, latent)
+    best = torch.from_numpy(np.argpartition(table.view(rows, wide).numpy(), wide - k, axis=-1)[:, wide - k :].copy())
+    return table.view(rows, wide).gather(1, best), which.view(rows, wide).gather(1, best)
 
 
 def _largest(found: Support, count: int) -> Support:

@@ -115,18 +115,25 @@ class Support(NamedTuple):
 def tiles(
     rows: Float[Tensor, "rows d"], encoder: Float[Tensor, "k d"], bias: Float[Tensor, "k"]
 ) -> Callable[[], Iterator[Tensor]]:
-    """Pre-activations block by block, in one buffer that stays in the cache; in autocast's precision, if it is on."""
+    """Pre-activations block by block, each of which fits into the cache; in autocast's precision, if it is on."""
     rows, encoder, bias = _lowered(rows, encoder, bias)
     room = (_TILE if rows.device.type == "cpu" else _CUDA_TILE) // (len(encoder) * max(4, rows.element_size()))
     size = -(-len(rows) // max(1, -(-len(rows) // max(1, room))))
     size += -size % _STRIPE if size > _STRIPE else 0
+    return lambda: (linear(block, encoder, bias) for block in rows.split(size))
 
-    def each() -> Iterator[Tensor]:
-        buffer = rows.new_empty(min(size, len(rows)), len(encoder))
-        for block in rows.split(size):
-            yield torch.addmm(bias, block, encoder.T, out=buffer[: len(block)])
 
-    return each
+def linear(
+    rows: Float[Tensor, "rows d"], matrix: Float[Tensor, "k d"], bias: Float[Tensor, "k"] | None = None
+) -> Float[Tensor, "rows k"]:
+    """rows matrixᵀ + bias, without a gradient.
+
+    In single precision PyTorch leaves products on processors to BLAS, though oneDNN, which takes those in half
+    precision, is up to a fifth faster on some and nowhere slower.
+    """
+    if rows.device.type == "cpu" and rows.dtype == matrix.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "none", [], "")
+    return F.linear(rows, matrix, bias)
 
 
 def project(

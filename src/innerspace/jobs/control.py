@@ -23,6 +23,7 @@ from innerspace.jobs import summary
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd, compared
 from innerspace.jobs.job import Job, Run
+from innerspace.jobs.partitions import Finding
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.pictures import pictures
 from innerspace.jobs.reading import collapse_section, measure_collapse, online_section, probe_section, readable
@@ -37,6 +38,7 @@ from innerspace.jobs.steering import (
     off_target,
     refinement_rows,
 )
+from innerspace.jobs.subspaces import Verifying, study
 from innerspace.jobs.vectors import Dictionaries, Fitted, Kind, fit_vectors, judge_dictionaries, missing_classes
 from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.learn.solve import Method
@@ -59,6 +61,7 @@ class WordsInMotion(Job):
     ``sites`` are probed, vectors are fitted and applied at ``site``; ``tokens`` says which hidden states stand for an
     agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones.
     ``end_to_end`` trains the TopK dictionaries on by what they change in forecasts, with local ones beside them.
+    ``subspaces`` says how the site's subspaces are sought, None not at all, and ``verifying`` how they are verified.
     ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split.
     """
 
@@ -74,6 +77,8 @@ class WordsInMotion(Job):
     methods: tuple[Method, ...] = (PLAIN, "difference_svd", "reference_pca", "lda", "probe_normal", "regression")
     dictionaries: Dictionaries = field(default_factory=Dictionaries)
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
+    subspaces: Finding | None = None
+    verifying: Verifying = field(default_factory=Verifying)
     steering: Steering = field(default_factory=Steering)
     seeds: int = 3
     scenes_shown: int = 6
@@ -155,6 +160,13 @@ class WordsInMotion(Job):
             run.say("[bold]6[/] dictionaries that learn from forecasts")
             trained_on["end_to_end"] = self.compare_end_to_end(model, parts, token_rows["fit"], run)
 
+        found = dict[str, Any]()
+        if self.subspaces is not None:
+            reading = self.reading(model, parts, batch=50)
+            found = study(run, reading, [self.site], self.subspaces, self.verifying, first=7)
+            found.pop("headlines")
+            remarks += found.pop("remarks")
+
         first = {item.fitted.feature.name: item for item in reversed(judged) if item.fitted.method == PLAIN}
         firsts = [first[f.name] for f in self.vocabulary.features if f.name in first]
         test_rows = token_rows["test"]
@@ -187,6 +199,7 @@ class WordsInMotion(Job):
                 model, self.site, dictionaries, test_rows, chunks(parts.test), token_rows["fit"].mean(0)
             ),
             **trained_on,
+            **found,
             "refinement": refinement_rows(judged, PLAIN),
             "cost": cost(
                 model,
@@ -241,13 +254,18 @@ class WordsInMotion(Job):
 
     def compare_end_to_end(self, model: Model, parts: Parts, rows: Tensor, run: Run) -> dict[str, Any]:
         """Train every seed's TopK dictionary on, by its reconstruction and by what it changes in forecasts."""
-        folder, test = run.folder / "dictionaries", first_of_each_scene(parts.test)
+        folder = run.folder / "dictionaries"
         for seed in range(self.seeds):
             self.dictionaries.train(rows, "topk", seed, folder)
-        batch = min(self.end_to_end.batch, len(parts.fit), len(test))
-        reading = SceneReading(model, parts.fit, test, parts.splits.description, self.vocabulary, batch, "cpu")
+        reading = self.reading(model, parts, self.end_to_end.batch)
         beginnings = [self.dictionaries.place(folder, "topk", seed) for seed in range(self.seeds)]
         return compared(reading, self.end_to_end.train(run, reading, self.site, beginnings))
+
+    def reading(self, model: Model, parts: Parts, batch: int) -> SceneReading:
+        """The forecaster with the agents to fit to, and one of each scene to judge on."""
+        test = first_of_each_scene(parts.test)
+        size = min(batch, len(parts.fit), len(test))
+        return SceneReading(model, parts.fit, test, parts.splits.description, self.vocabulary, size, "cpu")
 
     def steer(
         self, model: Model, parts: Parts, vectors: Sequence[Fitted], run: Run

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from innerspace.decompose.sparse import row_products
+from innerspace.decompose.sparse import linear, row_products
 
 _CHUNK, _CUDA_CHUNK = 2**21, 2**26
 """The bytes of logits that are in memory at a time."""
@@ -217,10 +217,6 @@ class _Desk:
             chunk = max(_LEAST_ROWS, (_CUDA_CHUNK if device == "cuda" else _CHUNK) // self.row_bytes)
         self._count = len(like)
         self._rows = -(-self._count // -(-self._count // chunk))
-        self._logits = self.sheet()
-        self._product = (
-            self._logits if self._exact == self._dtype else torch.empty_like(self._logits, dtype=self._dtype)
-        )
 
     @property
     def chunks(self) -> Iterator[slice]:
@@ -236,14 +232,11 @@ class _Desk:
         return self._weight.new_empty(self._count, dtype=self._exact)
 
     def logits(self, hidden: Float[Tensor, "rows d"], bend: Tensor | None = None) -> Float[Tensor, "rows V"]:
-        """The logits, until the next ones take their place; the softcap's slope goes into ``bend``."""
+        """The logits; the softcap's slope goes into ``bend``."""
         scale, bias, cap = self._unembedding.scale, self._unembedding.bias, self._unembedding.softcap
-        z, product = self._logits[: len(hidden)], self._product[: len(hidden)]
-        if bias is not None:
-            product.copy_(bias)
-        product.addmm_(hidden.to(self._dtype), self._weight.T, beta=0 if bias is None else scale, alpha=scale)
-        if product.dtype != z.dtype:
-            z.copy_(product)
+        z = linear(hidden.to(self._dtype), self._weight, None if bias is None else bias.to(self._dtype)).to(self._exact)
+        if scale != 1:
+            z.mul_(scale)
         if cap is not None:
             z.div_(cap).tanh_()
             if bend is not None:
@@ -266,9 +259,7 @@ class _Desk:
 
     def pull_back(self, dz: Float[Tensor, "rows V"]) -> Float[Tensor, "rows d"]:
         """The gradient of the hidden states, dz W, from that of the logits."""
-        if dz.dtype != self._dtype:
-            dz = self._product[: len(dz)].copy_(dz)
-        return dz @ self._weight
+        return linear(dz.to(self._dtype), self._weight.T)
 
 
 def _check(

@@ -125,8 +125,8 @@ class Measure(Callback):
 class Checkpoint(Callback):
     """Every ``every`` steps and after the last one, a snapshot from which the fit continues bit for bit.
 
-    If there is a snapshot already, the fit continues from it. A callback's own numbers are not part of it. A fit that
-    diverges ends with an error that names the last snapshot, which holds finite numbers only. Of several processes the
+    If there is a snapshot already, the fit continues from it, with the ``state`` of its callbacks. A fit that diverges
+    ends with an error that names the last snapshot, which holds finite numbers only. Of several processes the
     first one writes.
 
     Raises:
@@ -152,6 +152,9 @@ class Checkpoint(Callback):
             student.what.load_state_dict(saved["what"])
             student.optimizer.load_state_dict(saved["optimizer"])
             student.gain = saved["gain"]
+        stateful = [callback for callback in loop.callbacks if type(callback).__name__ in state.get("callbacks", {})]
+        for callback in stateful:
+            callback.restore(state["callbacks"][type(callback).__name__])
         loop.trials.restore(state["trials"])
         loop.step, loop.history, loop.finished = state["step"], state["history"], state["finished"]
         set_random_state(state["random"])
@@ -174,6 +177,7 @@ class Checkpoint(Callback):
             "step": loop.step,
             "finished": loop.finished,
             "students": students,
+            "callbacks": {type(one).__name__: state for one in loop.callbacks if (state := one.state())},
             "trials": loop.trials.state(),
             "history": loop.history,
             "random": random_state(),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from innerspace.checkpoint import State
 from innerspace.decompose.base import Decomposition
 from innerspace.learn.memory import retained
 from innerspace.learn.objectives import Objective, Term
@@ -138,6 +139,7 @@ class Loop:
     students: Sequence[Student]
     trials: Trials
     config: FitConfig
+    callbacks: "Sequence[Callback]" = ()
     step: int = 0
     history: list[Record] = field(default_factory=list[Record])
     finished: bool = False
@@ -178,6 +180,13 @@ class Callback:
     def close_step(self, loop: Loop, records: Sequence[Record]) -> None:
         """The step is complete for all; ``records`` are those that were logged."""
 
+    def state(self) -> State:
+        """What a snapshot must hold of the callback itself; it should change in ``after_step`` only."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Continue where ``state``, which was not empty, was taken."""
+
 
 class Fit(NamedTuple):
     """What came out: the decomposition (the one that was given), the log, and the seconds it took."""
@@ -216,7 +225,7 @@ def fit_together(
         stack.enter_context(retained())
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         torch.manual_seed(config.seed)
-        loop = Loop(students, trials, config)
+        loop = Loop(students, trials, config, callbacks)
         for student in students:
             student.what.train()
             stack.callback(student.what.eval)

@@ -18,6 +18,7 @@ from innerspace.decompose.base import Decomposition
 from innerspace.interventions import At, Read, coordinates_of, patch, read_parts, relocate
 from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate
+from innerspace.measure.recovery import match
 from innerspace.network.model import Model
 from innerspace.network.site import Where
 from innerspace.network.trace import Intervention, Trace, Visit
@@ -61,10 +62,8 @@ class Exchange(Generic[B]):
     @torch.no_grad()
     def __init__(self, model: Model, contrast: Contrast[B], site: str) -> None:
         self._model, self.contrast, self._site = model, contrast, model.site(site).name
-        # the last place from which a pass computes only what follows
-        self._start = (model.cut(site) or model.site(site)).name
-        trace = model.run(contrast.clean, {name: Read() for name in {self._site, self._start}}, stop=True)
-        self.state, self._before = trace.hidden[self._site], trace.hidden[self._start]
+        self._fork = model.fork(contrast.clean, site)
+        self.state = self._fork.clean.hidden[self._site]
         other = model.run(contrast.other, {self._site: Read()}, stop=True).hidden[self._site]
         self.chosen = self._positions(contrast.positions, contrast.clean, self.state)
         spec = contrast.positions if contrast.origin is None else contrast.origin
@@ -89,7 +88,7 @@ class Exchange(Generic[B]):
         def give(x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG001
             return state
 
-        return self._model.resume(self.contrast.clean, self._start, self._before, {self._site: [give, *do]})
+        return self._fork.run({self._site: [give, *do]})
 
     def part(self, via: Decomposition, parts: Parts) -> Float[Tensor, "batch"]:
         """The metric where parts take their value from the other input, and all else stays clean."""
@@ -229,6 +228,24 @@ def gini(effects: Float[Tensor, "*copies parts"], weights: Float[Tensor, "parts"
     # in order, the s-th is the larger one of s − 1 pairs and the smaller one of S − s
     rank = 2 * torch.arange(1, count + 1, device=x.device) - count - 1
     return (rank * x).sum(-1) / (count * x.sum(-1)).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def separation(shares: Float[Tensor, "parts variables"]) -> float:
+    """How far variables are apart, from the sufficiency of every part for each: 1 if each has a part of its own.
+
+    Every variable is matched to a part of its own; of that, the share for the variable less the mean share for all
+    others; the mean over variables, for the best matching. One part that has everything gives 0, unlike with Gini.
+
+    Raises:
+        ValueError: for fewer than two variables, or if scipy is missing.
+    """
+    variables = shares.shape[1]
+    if variables < 2:
+        raise ValueError(f"at least two variables can be apart, not {variables}")
+    others = (shares.sum(1, keepdim=True) - shares) / (variables - 1)
+    gain = shares - others
+    # a variable that finds no part of its own is not apart
+    return sum(float(gain[part, i]) for i, part in enumerate(match(gain)) if part >= 0) / variables
 
 
 @torch.no_grad()

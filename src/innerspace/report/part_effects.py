@@ -15,6 +15,7 @@ _GINI = {
     "per_variance": "per variance",
     "mean": "mean of the three",
     "normalized": "mean, over its maximum",
+    "separation": "separation of variables",
 }
 
 _BEST = {
@@ -47,7 +48,8 @@ def patching(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
           ``per_variance``, ``mean`` (of the three), ``normalized`` (that over the largest that so many parts allow);
           estimates, any may be missing; ``published`` may also hold ``share`` (of the best part in the whole).
 
-    * ``overall``, optional: rows of ``method``, ``gini`` and ``published`` as above, means over all suites.
+    * ``overall``, optional: rows of ``method``, ``gini`` and ``published`` as above, means over all suites; ``gini``
+      may also hold ``separation`` (``measure.patching.separation``).
     """
     given = report["patching"]
     suites = given["suites"]
@@ -172,7 +174,13 @@ def _overall(rows: Sequence[Mapping[str, Any]]) -> Table:
         return tuple(cells)
 
     caption = "Gini index of the effects over the parts, mean over the suites: 0 if all carry the same, near 1 if one "
-    return Table(f"{caption}carries all.", tuple(head), tuple(map(line, rows)))
+    caption += "carries all."
+    if "separation" in fields:
+        caption += (
+            " Separation: with a part of its own for every variable, how much more of the effect that part has than"
+        )
+        caption += " of the other variables' effects; 0 if one part carries everything."
+    return Table(caption, tuple(head), tuple(map(line, rows)))
 
 
 def _published(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str], words: str) -> bool:

@@ -1,0 +1,26 @@
+"""Subspaces of stories260K at every site, verified on names, she or he, objects and quotations; give its folder.
+
+The folder of a small Llama (5 layers, width 64) in Hugging Face format and any TinyStories text serve:
+``innerspace run subspaces-stories --data.model FOLDER --data.corpus.source.paths stories.json``.
+"""
+
+from pathlib import Path
+
+from innerspace.jobs.partitions import Finding
+from innerspace.jobs.subspaces import SubspacesJob, Verifying
+from innerspace.jobs.suites import Asking
+from innerspace.jobs.text import TextData
+from innerspace.language.corpora import Corpus
+from innerspace.language.sources import Files
+
+job = SubspacesJob(
+    data=TextData(
+        model="stories260K",
+        # the network was trained on single line breaks
+        corpus=Corpus(Files((Path("stories.json"),)), 128, "sequence", eos=False, replace=(("\n\n", "\n"),)),
+        batch=16,
+    ),
+    sites=tuple(f"resid.{block}" for block in range(5)),
+    finding=Finding(unit=4, steps=2000, rows=60_000, held_out=10_000),
+    verifying=Verifying(suites=(Asking("stories"),), supervised=150, supervised_size=4),
+)
