@@ -54,13 +54,13 @@ class Finding(Value):
         """What the page calls the way of learning."""
         return self.preset if self.custom is None else "custom"
 
-    def settings(self, seed: int) -> Partitioning:
-        """The settings, with the seed of a run."""
+    def settings(self, width: int, seed: int) -> Partitioning:
+        """The settings in a space of a width, with the seed of a run."""
         if self.custom is not None:
             return replace(self.custom, fit=replace(self.custom.fit, seed=seed))
         if self.preset == "paper":
             return Partitioning.paper(self.unit, self.steps, seed=seed)
-        return Partitioning.fast(self.unit, self.steps, seed)
+        return Partitioning.fast(width, self.unit, self.steps, seed)
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.randoms) < 1 or min(self.rows, self.held_out) < 2:
@@ -192,7 +192,7 @@ def _learn(run: Run, store: Store, site: str, seed: int, finding: Finding, home:
     if path.is_file() and log.is_file():
         record: Any = read_json(log)
         return Learned(site, seed, Subspaces.load(path), record["history"], record["seconds"], record["cpu_seconds"])
-    settings = finding.settings(seed)
+    settings = finding.settings(len(store.moments(site)[0]), seed)
     every = max(1, settings.fit.steps // 10)
     callbacks: list[Callback] = [Checkpoint(snapshot, every), Log(path.with_suffix(".log.jsonl")), Bar(run.console)]
     rows, documents = _rows(store, site)
