@@ -26,6 +26,7 @@ def inside_groups(dims: Sequence[int], sizes: Sequence[int], generator: torch.Ge
 def purity(what: Subspaces, dims: Sequence[int]) -> float:
     """The least share that any part has in the one group of which it has most."""
     energy = [
-        torch.stack([one.square().sum() for one in what.basis(i).split(list(dims), 1)]) for i in range(len(what.sizes))
+        torch.stack([one.square().sum() for one in what.basis(i).detach().split(list(dims), 1)])
+        for i in range(len(what.sizes))
     ]
     return min(float(one.max() / one.sum()) for one in energy)

@@ -11,10 +11,13 @@ from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd
 from innerspace.jobs.job import execute
+from innerspace.jobs.partitions import Finding
 from innerspace.jobs.steering import Steering
+from innerspace.jobs.subspaces import Verifying
 from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.probing import ProbingSettings
+from innerspace.measure.part_labels import Reading
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Framing
 from innerspace.motion.training import Training
@@ -35,6 +38,8 @@ def tiny() -> WordsInMotion:
         dictionaries=Dictionaries(kinds=("topk",), latents=16, k=4, batch=64, fit=FitConfig(steps=30, log_every=15)),
         end_to_end=EndToEnd(steps=6, batch=8),
         steering=Steering(points=5, randoms=2, samples=24),
+        subspaces=Finding(unit=4, steps=16, seeds=2, rows=300, held_out=150, randoms=2),
+        verifying=Verifying(exchanges=8, judged=100, among=200, queries=3, reading=Reading(splits=2, rotations=1)),
         seeds=2,
         scenes_shown=2,
     )

@@ -265,30 +265,30 @@ def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor
     """The ``k`` largest entries of each row, and where they stand.
 
     None is below the k-th largest of the maxima of groups of neighbors. Few more than k groups and few more than k
-    entries reach that, and only these are ranked.
+    entries reach that, and only these are ranked. For arrays of that size numpy is several times faster than torch.
     """
     rows, groups = len(pre), pre.shape[1] // _GROUP
     if pre.device.type != "cpu" or pre.shape[1] % _GROUP or groups < 2 * k:
         return pre.topk(k, dim=-1, sorted=False)
-    pre = pre.to(torch.promote_types(pre.dtype, torch.float32))
-    # numpy sorts short rows with vector instructions, many times faster
-    maxima = pre.view(rows, groups, _GROUP).amax(-1)
-    bound = torch.from_numpy(np.sort(maxima.numpy(), axis=-1)[:, -k].copy())
+    members = pre.to(torch.promote_types(pre.dtype, torch.float32)).view(-1, _GROUP)
+    maxima = members.amax(-1).view(rows, groups).numpy()
+    bound = np.sort(maxima, axis=-1)[:, -k]
     # what cannot be compared stays in
-    group = _places(~(maxima < bound[:, None]))
+    group = np.flatnonzero(~(maxima < bound[:, None]))
     home = group // groups
-    some = pre.view(-1, _GROUP).index_select(0, group)
-    place = _places(~(some < bound[home, None]))
+    some = members.index_select(0, torch.from_numpy(group)).numpy()
+    place = np.flatnonzero(~(some < bound[home, None]))
     entry = place // _GROUP
     row, latent = home[entry], group[entry] % groups * _GROUP + place % _GROUP
     # the entries of a row side by side, in a table as wide as the longest row
-    count = torch.bincount(row, minlength=rows)
-    wide = int(count.max())
-    seat = torch.arange(len(row)) + (torch.arange(0, rows * wide, wide) + count - count.cumsum(0))[row]
-    table = pre.new_full((rows * wide,), -math.inf).index_copy_(0, seat, some.view(-1).index_select(0, place))
-    which = latent.new_zeros(rows * wide).index_copy_(0, seat, latent)
-    best = torch.from_numpy(np.argpartition(table.view(rows, wide).numpy(), wide - k, axis=-1)[:, wide - k :].copy())
-    return table.view(rows, wide).gather(1, best), which.view(rows, wide).gather(1, best)
+    count = np.bincount(row, minlength=rows)
+    seat = row, np.arange(len(row)) - (count.cumsum() - count)[row]
+    table = np.full((rows, count.max()), -math.inf, some.dtype)
+    which = np.zeros(table.shape, latent.dtype)
+    table[seat], which[seat] = some.ravel()[place], latent
+    best = np.argpartition(table, -k, axis=-1)[:, -k:]
+    found = np.take_along_axis(table, best, -1), np.take_along_axis(which, best, -1)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def _largest(found: Support, count: int) -> Support:

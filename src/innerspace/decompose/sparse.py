@@ -155,7 +155,7 @@ def entries(
 ) -> tuple[Float[Tensor, "n"], Layout]:
     """The entries of ``project`` that ``found`` picks from its tiles, with gradients to all that they came from."""
     with torch.no_grad():
-        centered = rows if center is None else rows - center
+        (centered,) = _lowered(rows if center is None else rows - center)
         support = found(tiles(centered, encoder, bias))
     layout = Layout(support.latent, support.offsets, len(encoder))
     return cast(Tensor, _Entries.apply(rows, center, encoder, bias, centered, support.pre, layout)), layout
@@ -217,7 +217,7 @@ class _Entries(torch.autograd.Function):
         layout: Layout = ctx.layout
         order, offsets = layout.by_latent
         to_bias = F.embedding_bag(order, grad[:, None], offsets, mode="sum", include_last_offset=True)[:, 0]
-        to_rows = _bags(layout.latent, encoder, layout.offsets, grad) if ctx.needs_input_grad[0] else None
+        to_rows = _bags(layout.latent, encoder.to(centered), layout.offsets, grad) if ctx.needs_input_grad[0] else None
         to_center = -(to_bias @ encoder) if ctx.needs_input_grad[1] else None
         to_encoder = _by_latent(layout, centered, grad) if ctx.needs_input_grad[2] else None
         return to_rows, to_center, to_encoder, to_bias, None, None, None
@@ -226,9 +226,10 @@ class _Entries(torch.autograd.Function):
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, decoder: Tensor, layout: Layout) -> Tensor:
+        (table,) = _lowered(decoder)
         ctx.save_for_backward(values, decoder)
-        ctx.layout = layout
-        return _bags(layout.latent, decoder, layout.offsets, values)
+        ctx.layout, ctx.kind = layout, table.dtype
+        return _bags(layout.latent, table, layout.offsets, values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -237,7 +238,7 @@ class _WeightedSum(torch.autograd.Function):
         layout: Layout = ctx.layout
         grad = grad.contiguous()
         to_values = _dots(grad, decoder, layout) if ctx.needs_input_grad[0] else None
-        to_decoder = _by_latent(layout, grad, values) if ctx.needs_input_grad[1] else None
+        to_decoder = _by_latent(layout, grad.to(ctx.kind), values) if ctx.needs_input_grad[1] else None
         return to_values, to_decoder, None
 
 
@@ -249,10 +250,13 @@ def _lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _bags(index: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Row b is the sum of weights[e] · table[index[e]] over the entries e of bag b."""
-    return F.embedding_bag(
-        index, table, offsets, mode="sum", per_sample_weights=weights.to(table), include_last_offset=True
-    )
+    """Row b is the sum of weights[e] · table[index[e]] over the entries e of bag b, as precise as the weights.
+
+    From a table in half precision the products are those of halves, and a sum is rounded only once, at its end.
+    """
+    halves = weights.to(table)
+    bags = F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=halves, include_last_offset=True)
+    return bags.to(weights.dtype)
 
 
 def _by_latent(layout: Layout, table: Tensor, weights: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What parts hold, as the page shows it: which labels can be told from each, and which states look alike in each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -13,7 +13,7 @@ from innerspace.jobs.exchanges import shared_by
 from innerspace.jobs.partitions import Held
 from innerspace.jobs.subject import Subject
 from innerspace.language.pieces import Pieces
-from innerspace.measure.part_labels import Reading, Told, equally_many, most_frequent, part_labels
+from innerspace.measure.part_labels import PartLabels, Reading, Told, equally_many, most_frequent, part_labels
 from innerspace.measure.preimages import Closeness, Hits, Queries, preimages
 from innerspace.motion.words import Labels
 
@@ -119,27 +119,35 @@ class SceneAlbum(Album):
         return self._held.batches[number], sample - int(self._start[number])
 
 
-def labels_row(site: str, what: Subspaces, held: Held, album: Album, reading: Reading) -> dict[str, Any]:
-    """The section on labels (``report.part_effects.part_labels``) of one partition."""
-    found = part_labels(what, held.states[site], album.labels, held.places.document, reading=reading)
+def labels_row(
+    site: str, what: Subspaces, held: Held, album: Album, reading: Reading
+) -> tuple[dict[str, Any], list[str]]:
+    """The section on labels (``report.part_effects.part_labels``) of one partition, and what is not read, and why."""
+    found, left_out = list[PartLabels](), list[str]()
+    for name, label in album.labels.items():
+        try:
+            found.append(part_labels(what, held.states[site], {name: label}, held.places.document, reading=reading))
+        except ValueError as error:
+            left_out.append(f"at {site}: {error}")
 
-    def told(one: Told) -> dict[str, Any]:
+    def told(read: Callable[[PartLabels], Told]) -> dict[str, Any]:
+        each = [read(one) for one in found]
         return {
-            "parts": [[item.to_json() for item in part] for part in one.parts],
-            "random": [[item.to_json() for item in part] for part in one.random],
-            "whole": [item.to_json() for item in one.whole],
+            "parts": [[one.parts[part][0].to_json() for one in each] for part in range(len(what.sizes))],
+            "random": [[one.random[part][0].to_json() for one in each] for part in range(len(what.sizes))],
+            "whole": [one.whole[0].to_json() for one in each],
         }
 
-    columns = zip(found.labels, found.classes, found.rows, found.majority, strict=True)
-    return {
+    row = {
         "site": site,
         "parts": [{"size": size} for size in what.sizes],
         "labels": [
-            {"name": name, "classes": classes, "rows": rows, "majority": majority}
-            for name, classes, rows, majority in columns
+            {"name": one.labels[0], "classes": one.classes[0], "rows": one.rows[0], "majority": one.majority[0]}
+            for one in found
         ],
-        "measures": {"linear": told(found.linear), "neighbors": told(found.neighbors)},
+        "measures": {"linear": told(lambda one: one.linear), "neighbors": told(lambda one: one.neighbors)},
     }
+    return row, left_out
 
 
 def preimages_section(
@@ -211,8 +219,8 @@ def told_best(row: Mapping[str, Any]) -> list[str]:
     best = list[str]()
     for own, random in zip(measure["parts"], measure["random"], strict=True):
         gains = [_low(a) - _mean(b) for a, b in zip(own, random, strict=True)]
-        top = max(range(len(gains)), key=gains.__getitem__)
-        best.append(names[top] if gains[top] > 0 else "")
+        top = max(range(len(gains)), key=gains.__getitem__, default=0)
+        best.append(names[top] if gains and gains[top] > 0 else "")
     return best
 
 

@@ -118,13 +118,12 @@ def study(
     """Find and verify; gives the sections of the report, with headlines. ``first`` numbers the steps on the console."""
     model, names = subject.model, [subject.model.site(site).name for site in sites]
     run.say(f"[bold]{first}[/] hidden states of {', '.join(names)}")
-    tests = tests_for(subject, names, verifying)
+    tests, remarks = tests_for(subject, names, verifying)
     store, held = harvest(run, subject, names, finding)
     album = album_of(subject, held)
     run.say(f"[bold]{first + 1}[/] subspaces, {finding.seeds} seeds each")
     report: dict[str, Any] = {"subspace_training": [], "dependence": [], "part_labels": []}
     learned, partitions = dict[str, list[Learned]](), dict[str, Partitions]()
-    remarks = [f"{test.name}: {words}" for test in tests for words in test.missing]
     for site in names:
         learned[site] = learn(run, subject, store, site, finding)
         partitions[site], left_out = beside(learned[site], held.states[site], finding.randoms)
@@ -133,7 +132,9 @@ def study(
         found = distances(partitions[site], near.keys, near.queries)
         report["subspace_training"] += training_rows(learned[site], found, finding.name)
         report["dependence"].append(dependence_row(site, partitions[site], near))
-        report["part_labels"].append(labels_row(site, learned[site][0].what, held, album, verifying.reading))
+        told, unread = labels_row(site, learned[site][0].what, held, album, verifying.reading)
+        report["part_labels"].append(told)
+        remarks += unread
         run.say(f"  {site}: {', '.join('+'.join(map(str, one.what.sizes)) for one in learned[site])}")
     run.say(f"[bold]{first + 2}[/] what the parts carry")
     effects = list[Found]()
@@ -156,11 +157,13 @@ def study(
             }
         except ValueError as error:
             remarks.append(f"no paths through the weights: {error}")
+    if not any(row["labels"] for row in report["part_labels"]):
+        del report["part_labels"]
     return report | {"headlines": headlines(learned, effects), "remarks": remarks}
 
 
-def tests_for(subject: Subject, sites: Sequence[str], verifying: Verifying) -> list[Test]:
-    """What is exchanged at the sites: prompts of the suites, or agents that move otherwise.
+def tests_for(subject: Subject, sites: Sequence[str], verifying: Verifying) -> tuple[list[Test], list[str]]:
+    """What is exchanged at the sites: prompts of the suites, or agents that move otherwise; and what is not, and why.
 
     Raises:
         ValueError: for suites that the network's tokenizer cannot express, or that are asked of a forecaster.
@@ -170,7 +173,8 @@ def tests_for(subject: Subject, sites: Sequence[str], verifying: Verifying) -> l
             raise ValueError("prompt suites are for language models; the agents of a forecaster are exchanged by words")
         return _agents(subject, sites, verifying)
     loaded = LoadedLM(subject.model, subject.tokenizer)
-    return [test for asking in verifying.suites for test in asking.tests(loaded, sites, subject.device)]
+    tests = [test for asking in verifying.suites for test in asking.tests(loaded, sites, subject.device)]
+    return tests, [f"{test.name}: {words}" for test in tests for words in test.missing]
 
 
 def album_of(subject: Subject, held: Held) -> Album:
@@ -230,20 +234,22 @@ def headlines(learned: Mapping[str, Sequence[Learned]], effects: Sequence[Found]
     ]
 
 
-def _agents(subject: SceneReading, sites: Sequence[str], verifying: Verifying) -> list[Test]:
+def _agents(subject: SceneReading, sites: Sequence[str], verifying: Verifying) -> tuple[list[Test], list[str]]:
     labels, known = (label(one.target, one.dt, subject.vocabulary) for one in (subject.test, subject.fit))
-    found = list[Test]()
+    found, left_out = list[Test](), list[str]()
     for feature in subject.vocabulary.features:
         if feature.name not in MEASURES:
             continue
-        words = f"{feature.positive} or {feature.negative}"
+        title = f"{feature.name}: {feature.positive} or {feature.negative}"
         measure = f"drop of the {MEASURES[feature.name].label.split(',')[0]}"
-        for site in sites:
-            pairs = exchanges(subject.model, site, subject.test, labels, feature, verifying.exchanges, seed=0)
-            taught = exchanges(subject.model, site, subject.fit, known, feature, 256, seed=1)
-            title = f"{feature.name}: {words}"
-            found.append(Test(feature.name, title, site, "all steps", measure, pairs, taught, pairs))
-    return found
+        try:
+            for site in sites:
+                pairs = exchanges(subject.model, site, subject.test, labels, feature, verifying.exchanges, seed=0)
+                taught = exchanges(subject.model, site, subject.fit, known, feature, 256, seed=1)
+                found.append(Test(feature.name, title, site, "all steps", measure, pairs, taught, pairs))
+        except ValueError as error:
+            left_out.append(f"{feature.name} is not exchanged: {error}")
+    return found, left_out
 
 
 def _matrix(found: Float[Tensor, "s s"]) -> list[list[float | None]]:

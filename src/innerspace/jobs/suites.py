@@ -1,7 +1,7 @@
 """Prompt suites by name, with what was published of them, as tests of a job's partitions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,7 @@ _MEASURES = {
 
 @dataclass(frozen=True)
 class Asking(Value):
-    """Suites to ask of a language model, with ``prompts`` prompts each where there is no end of them.
+    """Suites to ask of a language model, with at most ``prompts`` prompts each.
 
     ``site`` is where all are asked; by default each at the site that it names itself, that of its publication. The last
     ``held_out`` share of the groups of prompts judges what is learned from the others.
@@ -59,6 +59,8 @@ class Asking(Value):
         """
         found = list[Test]()
         for suite in self.suites(loaded):
+            step = -(-len(suite) // self.prompts)
+            suite = replace(suite, cases=suite.cases[::step])
             site = loaded.model.site(self.site or suite.site).name
             if site not in sites:
                 raise ValueError(

@@ -152,9 +152,9 @@ class Checkpoint(Callback):
             student.what.load_state_dict(saved["what"])
             student.optimizer.load_state_dict(saved["optimizer"])
             student.gain = saved["gain"]
-        stateful = [callback for callback in loop.callbacks if type(callback).__name__ in state.get("callbacks", {})]
-        for callback in stateful:
-            callback.restore(state["callbacks"][type(callback).__name__])
+        for name, callback in _named(loop.callbacks).items():
+            if (saved := state.get("callbacks", {}).get(name)) is not None:
+                callback.restore(saved)
         loop.trials.restore(state["trials"])
         loop.step, loop.history, loop.finished = state["step"], state["history"], state["finished"]
         set_random_state(state["random"])
@@ -177,7 +177,7 @@ class Checkpoint(Callback):
             "step": loop.step,
             "finished": loop.finished,
             "students": students,
-            "callbacks": {type(one).__name__: state for one in loop.callbacks if (state := one.state())},
+            "callbacks": {name: own for name, one in _named(loop.callbacks).items() if (own := one.state())},
             "trials": loop.trials.state(),
             "history": loop.history,
             "random": random_state(),
@@ -248,6 +248,12 @@ def _dictionary(student: Student) -> Dictionary:
     if not isinstance(student.what, Dictionary):
         raise ValueError(f"this callback is for the training of a Dictionary, not of a {type(student.what).__name__}")
     return student.what
+
+
+def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Callbacks by class, and by their place among those of one class."""
+    classes = [type(callback).__name__ for callback in callbacks]
+    return {f"{name} {classes[:i].count(name)}": callbacks[i] for i, name in enumerate(classes)}
 
 
 def _settings(loop: Loop) -> dict[str, object]:

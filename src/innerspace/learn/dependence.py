@@ -181,6 +181,7 @@ def _sample(what: Subspaces, near: Neighborhood, k: int, scale: Scale, ties: Tie
 
 
 def _scaled(near: Neighborhood, rows: Tensor, sizes: Sequence[int], k: int, scale: Scale, ties: Ties) -> _Sample:
+    near = near.to(rows)
     if not (near.queries.isfinite().all() and near.keys.isfinite().all()):
         raise ValueError("some hidden states are not finite")
     mean = near.keys.mean(0)

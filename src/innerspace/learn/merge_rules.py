@@ -1,5 +1,6 @@
 """Which parts belong together: rules that turn the dependence of pairs into pairs to merge."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class MergeRule(Value, ABC):
     def one(self, what: Subspaces, near: Neighborhood, seed: int) -> float:
         """The strength between the two parts of a partition into two; not above the bound if they are not one."""
         strength = float(self.strength(self.measure(what, near, seed), what.sizes)[0, 1])
-        return strength if strength == strength else 0.0
+        return 0.0 if math.isnan(strength) else strength
 
 
 @final
@@ -90,13 +91,19 @@ class Calibrated(MergeRule):
 
     which is near one inside a variable, where one cut is as good as another, and zero between variables, whatever the
     width, the number of rows and the estimator's bias and saturation, which fall on both alike. ``naturalness`` is how
-    far below one a cut must be to stand. SEE THE NUMBERS
+    far below one a cut must be to stand.
+
+    In planted groups of exclusive features (ten draws each of [20, 20] in 12 dimensions from parts of 2, exactly inside
+    the groups or 3° or 8° off) every merge within a group had a strength of 0.93 or more, and what was left between
+    groups 0.48 or less, so that all 30 ended at [6, 6]; the published threshold, whose counts are strict, ended all 30
+    at [12]. Dividing by the information between halves of the parts themselves, the other way without a threshold, does
+    not part the two: 1.5 … 3.7 within, up to 2.0 between.
 
     ``reference`` bounds the queries for the random cuts, of which ``draws`` are made for a pair.
     """
 
     level: float = 0.01
-    naturalness: float = 0.2
+    naturalness: float = 0.3
     k: int = 1
     scale: Scale = "variance"
     shuffles: int = 4

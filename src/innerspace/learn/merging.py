@@ -119,10 +119,10 @@ class Search(Value):
 
     shares: tuple[float, ...] = (0.25, 0.5)
     least: int = 2
-    starts: int = 3
-    steps: int = 500
-    rate: float = 0.01
-    queries: int = 256
+    starts: int = 4
+    steps: int = 300
+    rate: float = 0.05
+    queries: int = 128
     keys: int = 4096
 
     def __post_init__(self) -> None:

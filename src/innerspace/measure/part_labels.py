@@ -143,7 +143,7 @@ def equally_many(values: Float[Tensor, "n"] | Int[Tensor, "n"], count: int) -> I
     """
     if count < 2:
         raise ValueError(f"a label has at least two classes, not {count}")
-    below = torch.searchsorted(values.sort().values, values)
+    below = torch.searchsorted(values.sort().values, values.contiguous())
     return (below * count).div(len(values), rounding_mode="floor").unique(return_inverse=True)[1]
 
 
