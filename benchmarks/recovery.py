@@ -32,7 +32,6 @@ from innerspace.learn.merge_rules import Calibrated
 from innerspace.learn.neighbor_distance import NeighborDistance
 from innerspace.learn.neighbors import Matches, Neighborhood
 from innerspace.learn.objectives import Reconstruction
-from innerspace.learn.partitioning import Merges, Partitioning, find_subspaces
 from innerspace.learn.partitions import (
     ClusterRule,
     SpectralClusters,
@@ -40,7 +39,6 @@ from innerspace.learn.partitions import (
     independent_partition,
     principal_partition,
 )
-from innerspace.learn.perturbing import Perturbing
 from innerspace.learn.trials import Occasion, Trial, Trials, local
 from innerspace.measure.estimate import over_seeds
 from innerspace.measure.recovery import bases, information, interchange, recovery
@@ -111,21 +109,6 @@ def lines_in_fours(x: Tensor, seed: int) -> Subspaces:
     return what
 
 
-def planes_among_keys(x: Tensor, seed: int) -> Subspaces:
-    """Planes, learned among keys that all queries share and perturbed on the way, then merged."""
-    until, every = 2100, 100
-    settings = Partitioning(
-        unit=2,
-        queries=256,
-        keys=512,
-        reuse=1,
-        chart="moving",
-        fit=FitConfig(steps=3200, rate=1e-2, warmup=0.02, clip=100.0, seed=seed),
-        merges=Merges(RULE, until + every, every),
-    )
-    return find_subspaces(x, settings, callbacks=[Perturbing(300, until)]).what
-
-
 def dictionary_clusters(x: Tensor, toy: Toy, sizes: list[int], seed: int) -> Subspaces:
     """A dictionary with as many latents as there are features, its directions clustered into as many as groups."""
     groups = len(toy.groups)
@@ -178,8 +161,7 @@ def contenders(x: Tensor, toy: Toy, sizes: list[int], seed: int) -> Mapping[str,
     draw = torch.Generator().manual_seed(seed)
     turned = [partial(Subspaces, random_rotation(width, draw), sizes) for _ in range(ROTATIONS)]
     return {
-        "neighbor distance, lines in fours": [partial(lines_in_fours, x, seed)],
-        "neighbor distance, planes among 512 keys": [partial(planes_among_keys, x, seed)],
+        "neighbor distance": [partial(lines_in_fours, x, seed)],
         "identity": [partial(Subspaces.identity, width, sizes)],
         "random rotation": list(turned),
         "PCA, largest first": [lambda: principal_partition(x, sizes, largest="first").subspaces],

@@ -72,7 +72,7 @@ def test_dictionaries_of_a_language_model_are_trained_together() -> None:
 
 
 def test_there_is_no_other_example() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_the_flags_of_the_readme_exist() -> None:

@@ -3,8 +3,9 @@
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.directions import Directions, Origin
+from innerspace.decompose.subspaces import Subspaces
 from innerspace.harvest.stream import TokenRule, gather
-from innerspace.interventions import At, Fix, Read, Splice, Steer
+from innerspace.interventions import At, Fix, Read, Splice, Steer, Write, ablate, patch
 from innerspace.learn.fit import fit
 from innerspace.learn.solve import contrast
 from innerspace.network.model import Family, Model
@@ -24,10 +25,14 @@ __all__ = [
     "Site",
     "Splice",
     "Steer",
+    "Subspaces",
     "TokenRule",
     "Trace",
     "Where",
+    "Write",
+    "ablate",
     "contrast",
     "fit",
     "gather",
+    "patch",
 ]
