@@ -132,21 +132,29 @@ def recut(
 
 
 def unknown_sizes(y: Tensor, seed: int) -> tuple[Tensor, list[int]]:
-    """Pieces, merged while two groups share more than ``ONE``; then recut, with sizes that may change."""
-    small = _even(y.shape[1])
-    found = pieces(y, small, seed)
-    information, groups = shared(y, found), [[i] for i in range(len(found))]
+    """Pieces, merged and recut, with sizes that may change, until no parts are one."""
+    parts = pieces(y, _even(y.shape[1]), seed)
+    for turn in itertools.count():
+        count, parts = len(parts), merged(y, parts)
+        sizes = [len(part) for part in parts]
+        if turn and len(parts) == count:
+            return torch.cat(parts), sizes
+        rotation = descend(y, sizes, PART_KEYS, POLISH, 0.03, torch.cat(parts)[None], seed)[0]
+        rotation, sizes = recut(y, rotation, sizes, seed + turn, moves=(0, 1, -1))
+        parts = list(rotation.split(sizes))
+    raise AssertionError("there are fewer parts every time")
+
+
+def merged(y: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Groups of parts that share more than ``ONE`` on average, the most dependent first; larger ones come first."""
+    information, groups = shared(y, parts), [[i] for i in range(len(parts))]
     while len(groups) > 1:
         pairs = itertools.combinations(range(len(groups)), 2)
         strength, i, j = max((float(information[groups[i]][:, groups[j]].mean()), i, j) for i, j in pairs)
         if strength < ONE:
             break
         groups[i] += groups.pop(j)
-    groups.sort(key=lambda group: -sum(small[i] for i in group))
-    sizes = [sum(small[i] for i in group) for group in groups]
-    rotation = torch.cat([found[i] for group in groups for i in group])
-    rotation = descend(y, sizes, PART_KEYS, POLISH, 0.03, rotation[None], seed)[0]
-    return recut(y, rotation, sizes, seed, moves=(0, 1, -1))
+    return sorted((torch.cat([parts[i] for i in group]) for group in groups), key=len, reverse=True)
 
 
 def shared(y: Tensor, parts: Sequence[Tensor]) -> Tensor:
@@ -197,7 +205,7 @@ def judge(name: str, seed: int) -> dict[str, Any]:
     first = known_sizes(y, sizes, seed)
     recutted, _ = recut(y, first, sizes, seed)
     seconds = time.process_time() - began
-    merged, found = unknown_sizes(y, seed)
+    alone, found = unknown_sizes(y, seed)
     # of the raw coordinates, those that no variable needs are the last
     plain = [*map(len, spans.values())]
     identity = recovery(Subspaces.identity(x.shape[1], [*plain, x.shape[1] - sum(plain)]), list(spans.values()))
@@ -206,12 +214,13 @@ def judge(name: str, seed: int) -> dict[str, Any]:
     contenders = {
         "sizes known": score(recutted, sizes),
         "sizes known, not recut": score(first, sizes),
-        "sizes found": score(merged, found),
+        "sizes found": score(alone, found),
         "identity": {"sizes": plain, "overlaps": dict(zip(spans, identity.overlaps, strict=True))},
         "random": {"sizes": sizes, "overlaps": {v: sum(t["overlaps"][v] for t in turned) / ROTATIONS for v in spans}},
         "PCA": score(principal_partition(y, sizes).subspaces.rotation.detach(), sizes),
-        "ICA": score(_independent(y, sizes, seed), sizes),
     }
+    if (components := _independent(y, sizes, seed)) is not None:
+        contenders["ICA"] = score(components, sizes)
     return {
         "program": name,
         "seed": seed,
@@ -230,7 +239,7 @@ def judge(name: str, seed: int) -> dict[str, Any]:
 
 def table(results: Sequence[dict[str, Any]]) -> list[str]:
     """By program, how many variables of all seeds have overlap ≥ 0.99 and ≥ 0.9, and the mean overlap."""
-    names = list(results[0]["contenders"])
+    names = list(dict.fromkeys(name for one in results for name in one["contenders"]))
     lines = [
         f"| program | {' | '.join(names)} | found below the true distance | CPU s |",
         "|---|" + "--:|" * (len(names) + 2),
@@ -238,7 +247,12 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
     for program in dict.fromkeys(one["program"] for one in results):
         runs, cells = [one for one in results if one["program"] == program], list[str]()
         for name in names:
-            overlaps = [o for one in runs for o in one["contenders"][name]["overlaps"].values()]
+            overlaps = [
+                o for one in runs if name in one["contenders"] for o in one["contenders"][name]["overlaps"].values()
+            ]
+            if not overlaps:
+                cells.append("not converged")
+                continue
             exact, near = (sum(o >= bound for o in overlaps) for bound in (0.99, 0.9))
             cells.append(f"{exact}, {near} of {len(overlaps)}; {sum(overlaps) / len(overlaps):.2f}")
         below = sum(one["distance"] < one["true_distance"] - 1e-3 for one in runs)
@@ -309,12 +323,12 @@ def _shares(sizes: Sequence[int]) -> Tensor:
     return torch.tensor(sizes) / sum(sizes)
 
 
-def _independent(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
-    """Independent components, with more iterations where they need them."""
+def _independent(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor | None:
+    """Independent components, if they converge."""
     try:
-        return independent_partition(y, sizes, seed=seed).subspaces.rotation.detach()
+        return independent_partition(y, sizes, seed=seed, iterations=2000).subspaces.rotation.detach()
     except ValueError:
-        return independent_partition(y, sizes, seed=seed, iterations=20_000).subspaces.rotation.detach()
+        return None
 
 
 def _states(network: Compiled, site: str, seed: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -71,6 +71,14 @@ def test_dictionaries_of_a_language_model_are_trained_together() -> None:
     assert not torch.equal(students[0].what.decoder, students[1].what.decoder)
 
 
+def test_parts_of_a_hidden_space_are_exchanged() -> None:
+    found = run_example(3)
+    assert sum(found["found"].sizes) == 32
+    assert len(found["effects"].parts) == len(found["found"].sizes)
+    assert found["effects"].rows == 64
+    assert found["moved"].shape == (64, 16, 100)
+
+
 def test_there_is_no_other_example() -> None:
     assert len(EXAMPLES) == 4
 

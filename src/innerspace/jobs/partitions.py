@@ -36,13 +36,15 @@ IN_MEMORY = 2**31
 class Finding(Value):
     """How subspaces are sought, how often, and on how many hidden states.
 
-    A ``preset`` begins with parts of ``unit`` dimensions and takes ``steps`` steps; ``custom`` settings take its place.
+    A ``preset`` begins with parts of ``unit`` dimensions and takes ``steps`` steps; without ``merging`` the parts keep
+    their size. ``custom`` settings take its place.
     ``rows`` of a site are learned from, ``held_out`` others judge. ``randoms`` random rotations are the control.
     """
 
     preset: Literal["fast", "paper"] = "fast"
     unit: int = 32
     steps: int = 2000
+    merging: bool = True
     custom: Partitioning | None = None
     seeds: int = 3
     rows: int = 200_000
@@ -59,8 +61,10 @@ class Finding(Value):
         if self.custom is not None:
             return replace(self.custom, fit=replace(self.custom.fit, seed=seed))
         if self.preset == "paper":
-            return Partitioning.paper(self.unit, self.steps, seed=seed)
-        return Partitioning.fast(width, self.unit, self.steps, seed)
+            settings = Partitioning.paper(self.unit, self.steps, seed=seed)
+        else:
+            settings = Partitioning.fast(width, self.unit, self.steps, seed)
+        return settings if self.merging else replace(settings, merges=None)
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.randoms) < 1 or min(self.rows, self.held_out) < 2:

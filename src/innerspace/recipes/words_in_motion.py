@@ -3,6 +3,7 @@
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.partitions import Finding
 from innerspace.jobs.subspaces import Verifying
+from innerspace.measure.part_labels import Reading
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Framing
 from innerspace.motion.training import Training
@@ -11,6 +12,6 @@ job = WordsInMotion(
     # the published width; a simulated scene has at most five other agents
     forecaster=RedMotionSettings(width=128, framing=Framing(agents=6, lines=24)),
     training=Training(steps=1100, weight_decay=0.1),
-    subspaces=Finding(unit=16, steps=400, rows=15_000, held_out=6_000),
-    verifying=Verifying(exchanges=100, judged=1024, among=8192, queries=18),
+    subspaces=Finding(unit=8, steps=600, merging=False, rows=15_000, held_out=6_000, randoms=3),
+    verifying=Verifying(exchanges=80, judged=768, among=6144, queries=18, reading=Reading(splits=3, rotations=2)),
 )
