@@ -4,6 +4,7 @@ The folder of a small Llama (5 layers, width 64) in Hugging Face format and any 
 ``innerspace run subspaces-stories --data.model FOLDER --data.corpus.source.paths stories.json``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from innerspace.jobs.partitions import Finding
@@ -12,6 +13,7 @@ from innerspace.jobs.suites import Asking
 from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
+from innerspace.learn.partitioning import Partitioning
 
 job = SubspacesJob(
     data=TextData(
@@ -21,6 +23,11 @@ job = SubspacesJob(
         batch=16,
     ),
     sites=tuple(f"resid.{block}" for block in range(5)),
-    finding=Finding(unit=4, steps=2000, rows=60_000, held_out=10_000),
-    verifying=Verifying(suites=(Asking("stories"),), supervised=150, supervised_size=4),
+    finding=Finding(
+        # more queries than the preset's find closer neighbors here; what would merge, the dendrogram tells
+        custom=replace(Partitioning.fast(64, unit=8, steps=800), queries=1024, merges=None),
+        rows=60_000,
+        held_out=10_000,
+    ),
+    verifying=Verifying(suites=(Asking("stories", prompts=200),), supervised=100, supervised_size=8),
 )
