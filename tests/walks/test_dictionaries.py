@@ -115,7 +115,7 @@ def test_dictionaries_know_where_they_belong(finished: Path, place: Path) -> Non
     dictionary = Dictionary.load(finished / "dictionaries" / "mlp.1-e2e-0.safetensors")
     model = load(place / "model").model
     dictionary.check(model.fingerprint(), "mlp.1", 16)
-    with pytest.raises(ValueError, match=r"trained at 'mlp.1' of the network \w+, this is 'mlp.0'"):
+    with pytest.raises(ValueError, match=r"fitted at 'mlp.1' of the network \w+, this is 'mlp.0'"):
         dictionary.check(model.fingerprint(), "mlp.0", 16)
 
 

@@ -104,7 +104,7 @@ def _suite(model: Model, found: Found, partitions: Partitions) -> dict[str, Any]
     first = found.effects[learned][0]
     best = strongest(found, learned)
     pathways = dormant_pathways(model, test.contrasts, test.site, partitions[learned][0], [best])
-    dormant = Estimate(1 - pathways.parts[0].kept.mean)
+    dormant = 1 - pathways.parts[0].kept.mean
     return {
         "name": test.name,
         "variable": test.variable,
@@ -113,7 +113,7 @@ def _suite(model: Model, found: Found, partitions: Partitions) -> dict[str, Any]
         "measure": test.measure,
         "prompts": first.rows,
         "whole": first.whole.to_json(),
-        "published_whole": test.published_whole,
+        **({} if test.published_whole is None else {"published_whole": test.published_whole}),
         "uses": _differs(first.whole),
         "methods": [
             {
@@ -127,14 +127,14 @@ def _suite(model: Model, found: Found, partitions: Partitions) -> dict[str, Any]
     }
 
 
-def _parts(patched: Patching, dormant: Mapping[int, Estimate]) -> list[dict[str, Any]]:
+def _parts(patched: Patching, dormant: Mapping[int, float]) -> list[dict[str, Any]]:
     return [
         {
             "size": part.size,
             "effect": part.effect.to_json(),
             "sufficiency": part.sufficiency.to_json(),
             "necessity": part.necessity.to_json(),
-            **({"dormant": dormant[i].to_json()} if i in dormant else {}),
+            **({"dormant": dormant[i]} if i in dormant else {}),
         }
         for i, part in enumerate(patched.parts)
     ]
