@@ -191,7 +191,7 @@ def some(store: Store, site: str, count: int) -> Float[Tensor, "n d"]:
     return store.rows(site, chosen).float()
 
 
-def dependence_row(site: str, partitions: Partitions, near: Neighborhood, shuffles: int = 4) -> dict[str, Any]:
+def dependence_row(site: str, partitions: Partitions, near: Neighborhood, shuffles: int = 2) -> dict[str, Any]:
     """The section on dependence (``report.subspaces.dependence``) of the first learned partition of a site."""
     what = partitions[LEARNED][0]
     parts = [{"size": size} for size in what.sizes]

@@ -12,6 +12,8 @@ job = WordsInMotion(
     # the published width; a simulated scene has at most five other agents
     forecaster=RedMotionSettings(width=128, framing=Framing(agents=6, lines=24)),
     training=Training(steps=1100, weight_decay=0.1),
-    subspaces=Finding(unit=8, steps=600, merging=False, rows=15_000, held_out=6_000, randoms=3),
-    verifying=Verifying(exchanges=80, judged=768, among=6144, queries=18, reading=Reading(splits=3, rotations=2)),
+    subspaces=Finding(unit=8, steps=450, merging=False, rows=15_000, held_out=6_000, randoms=3),
+    verifying=Verifying(
+        exchanges=50, judged=640, among=5120, queries=18, reading=Reading(splits=3, rotations=1, most=1500)
+    ),
 )
