@@ -24,7 +24,7 @@ from innerspace.decompose import sparse
 from innerspace.decompose.base import AnyCode, SparseCode
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, Nonlinearity, TopK
-from innerspace.decompose.sparse import Layout, Sparse, on_per_row
+from innerspace.decompose.sparse import Layout, Sparse, entries, linear, on_per_row, weighted_sum
 from innerspace.learn.objectives import GateReconstruction
 from innerspace.learn.trials import Trial
 
@@ -243,3 +243,47 @@ def test_the_largest_are_those_of_a_sort(nonlinearity: TopK | BatchTopK, kind: s
             expected = pre[pre > 0].to(values).sort(descending=True).values[: 60 * nonlinearity.k]
             found = values.sort(descending=True).values
         assert torch.equal(found, expected)
+
+
+def test_linear_is_the_product_in_every_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, matrix, bias = (torch.randn(shape, generator=generator) for shape in ((9, 33), (70, 33), (70,)))
+    exact = rows.double() @ matrix.double().T + bias.double()
+    for kind, error in ((torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)):
+        found = linear(rows.to(kind), matrix.to(kind), bias.to(kind))
+        torch.testing.assert_close(found.double(), exact, rtol=error, atol=20 * error)
+        # rows and columns of other matrices, as they come
+        found = linear(rows[::2].to(kind), matrix.T.contiguous().T.to(kind))
+        torch.testing.assert_close(found.double(), (exact - bias)[::2], rtol=error, atol=20 * error)
+
+
+def test_sums_of_halves_are_rounded_once() -> None:
+    """Under autocast decoding and the gradients are sums of products of halves, exact until their end."""
+    count, width, latents, k = 600, 64, 40, 8
+    generator = torch.Generator().manual_seed(3)
+    rows, decoder, weight = (torch.randn(n, width, generator=generator) for n in (count, latents, count))
+    encoder, bias = torch.randn(latents, width, generator=generator), torch.zeros(latents)
+    leaves = [leaf.requires_grad_() for leaf in (encoder, bias, decoder)]
+    with torch.autocast("cpu", torch.bfloat16):
+        values, layout = entries(rows, None, encoder, bias, lambda tiles: TopK(k).support(tiles, {}, training=True))
+        values.retain_grad()
+        written = weighted_sum(Sparse(values, layout, (count, latents)), decoder)
+    assert written.dtype == torch.float32
+    (written * weight).sum().backward()
+    assert values.grad is not None
+
+    def halves(x: Tensor) -> Tensor:
+        return x.detach().bfloat16().double()
+
+    code, slope = (Sparse(halves(x), layout, (count, latents)).dense() for x in (values, values.grad))
+    on = Sparse(torch.ones_like(values), layout, (count, latents)).dense().double()
+    exact = {
+        written: code @ halves(decoder),
+        decoder.grad: code.T @ halves(weight),
+        encoder.grad: slope.T @ halves(rows),
+        Sparse(values.grad, layout, (count, latents)).dense(): on * (halves(weight) @ halves(decoder).T),
+    }
+    for found, expected in exact.items():
+        assert found is not None
+        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5 * float(expected.abs().max()))
+    assert all(leaf.grad is not None and leaf.grad.dtype == torch.float32 for leaf in leaves)

@@ -7,12 +7,20 @@ import torch
 
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import ReLU, TopK
+from innerspace.decompose.sparse import Sparse
 from innerspace.measure.fidelity import (
+    FiringHistogram,
+    Histogram,
     RowFidelity,
+    active,
     alive,
     explained_variance,
     fired,
+    firing_histogram,
+    frequency,
     l0,
+    l0_histogram,
+    l0_quantiles,
     row_fidelity,
     shrinkage,
 )
@@ -92,3 +100,20 @@ def test_rows_that_cannot_be_judged_are_refused(x: torch.Tensor) -> None:
         row_fidelity(Dictionary(5, 8, ReLU()), bad)
     with pytest.raises(ValueError, match="have width 5, the dictionary reads width 6"):
         row_fidelity(Dictionary(6, 8, ReLU()), x)
+
+
+def test_histograms_of_known_codes() -> None:
+    rows = torch.tensor([0, 0, 5, 0, 3, 1, 1])
+    assert l0_histogram(rows) == Histogram((2.0, 3.0, 4.0, 5.0, 6.0, 7.0), (5, 0, 3, 1, 1))
+    assert l0_histogram(rows, bins=2) == Histogram((2.0, 5.0, 8.0), (8, 2))
+    assert l0_quantiles(rows, (0.05, 0.5, 0.51, 0.8, 0.81, 1.0)) == (2, 2, 4, 4, 5, 6)
+    found = firing_histogram(torch.tensor([0, 1, 9, 10, 99, 100, 0]), 100, step=1.0)
+    assert found == FiringHistogram((-2.0, -1.0, 0.0, 1.0), (2, 2, 1), 2)
+    z = torch.tensor([[0.0, 1.0, 2.0, 0.0], [0.0, -3.0, 0.0, 0.0]])
+    for code in (z, Dictionary(2, 500, TopK(3)).eval().code(torch.randn(90, 2)).z):
+        dense = code if isinstance(code, torch.Tensor) else code.dense()
+        assert active(code).tolist() == (dense != 0).sum(1).tolist()
+        assert frequency(code).tolist() == (dense != 0).sum(0).tolist()
+        assert torch.equal(fired(code), dense.any(0))
+        assert l0(code) == pytest.approx(active(dense).double().mean().item())
+    assert isinstance(code, Sparse)

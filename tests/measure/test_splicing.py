@@ -19,19 +19,7 @@ from innerspace.interventions import At, Fix, Read, Splice
 from innerspace.language.causal_lm import CausalLM, tokenize
 from innerspace.language.causal_lm import load as load_lm
 from innerspace.language.text import Text
-from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate
-from innerspace.measure.fidelity import (
-    FiringHistogram,
-    Histogram,
-    active,
-    fired,
-    firing_histogram,
-    frequency,
-    l0,
-    l0_histogram,
-    l0_quantiles,
-)
 from innerspace.measure.splicing import OutputLoss, SpliceFidelity, TokenLoss, mean_state, splice_fidelity
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site, Where
@@ -322,34 +310,6 @@ def test_any_family_with_a_divergence_can_be_judged() -> None:
     assert isinstance(known.loss, TokenLoss)
     close(found.loss.divergence, known.loss.kl.mean)
     close(found.explained_variance, known.explained_variance.mean)
-
-
-def test_intervals_are_those_of_the_mean_of_documents() -> None:
-    generator, ledger = torch.Generator().manual_seed(0), Ledger()
-    values = torch.randn(400, generator=generator)
-    ledger.add("a", torch.arange(400).repeat(3), {"b": values.repeat(3)})
-    found = Draws(ledger, 2000, 0).mean("a.b")
-    assert found.mean == pytest.approx(values.mean().item(), abs=1e-6)
-    half = 1.96 * values.std().item() / 20
-    assert found.low == pytest.approx(found.mean - half, abs=0.1 * half)
-    assert found.high == pytest.approx(found.mean + half, abs=0.1 * half)
-
-
-def test_histograms_of_known_codes() -> None:
-    rows = torch.tensor([0, 0, 5, 0, 3, 1, 1])
-    assert l0_histogram(rows) == Histogram((2.0, 3.0, 4.0, 5.0, 6.0, 7.0), (5, 0, 3, 1, 1))
-    assert l0_histogram(rows, bins=2) == Histogram((2.0, 5.0, 8.0), (8, 2))
-    assert l0_quantiles(rows, (0.05, 0.5, 0.51, 0.8, 0.81, 1.0)) == (2, 2, 4, 4, 5, 6)
-    found = firing_histogram(torch.tensor([0, 1, 9, 10, 99, 100, 0]), 100, step=1.0)
-    assert found == FiringHistogram((-2.0, -1.0, 0.0, 1.0), (2, 2, 1), 2)
-    z = torch.tensor([[0.0, 1.0, 2.0, 0.0], [0.0, -3.0, 0.0, 0.0]])
-    for code in (z, Dictionary(2, 500, TopK(3)).eval().code(torch.randn(90, 2)).z):
-        dense = code if isinstance(code, Tensor) else code.dense()
-        assert active(code).tolist() == (dense != 0).sum(1).tolist()
-        assert frequency(code).tolist() == (dense != 0).sum(0).tolist()
-        assert torch.equal(fired(code), dense.any(0))
-        assert l0(code) == pytest.approx(active(dense).double().mean().item())
-    assert isinstance(code, Sparse)
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

@@ -52,7 +52,7 @@ def gather(model: Model, batches: Iterable[Any], sites: Sequence[str], rule: Tok
         hidden = model.run(batch, {site: Read() for site in sites}, stop=True).hidden
         for site in sites:
             x = hidden[model.site(site).name]
-            chosen = rule.where.select(tuple(x.shape[:-1]), model.family.mask(batch, model.site(site)), x.device)
+            chosen = model.positions(batch, site, x, rule.where)
             if rule.pool == "mean":
                 share = chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
                 x, chosen = (x * share[..., None].to(x)).sum(-2), chosen.any(-1)

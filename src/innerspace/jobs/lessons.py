@@ -90,7 +90,7 @@ class Course(Value):
 
     ``tokens`` are those of the stream; what does not count is among them. ``restart`` lets dead latents begin anew so
     many times before the rate falls. ``snapshots`` are taken so many times. The steps of ``fit`` follow from the
-    tokens, and its seed is the lesson's: what it says of them has no effect.
+    tokens, which they have to agree with where they are set; its seed is the lesson's and cannot be set.
     """
 
     tokens: int = 4_200_000
@@ -104,10 +104,21 @@ class Course(Value):
     def __post_init__(self) -> None:
         if min(self.tokens, self.together, self.snapshots, self.surveyed) < 1 or self.restart < 0:
             raise ValueError(f"tokens, together, snapshots and surveyed should be at least 1, restart 0: {self}")
+        if self.fit.seed != FitConfig.seed:
+            raise ValueError(f"every lesson has a seed of its own: set that, and not fit.seed to {self.fit.seed}")
 
     def config(self, batch_tokens: int, seed: int) -> FitConfig:
-        """The loop's settings, with as many steps as the budget of tokens makes."""
+        """The loop's settings, with as many steps as the budget of tokens makes.
+
+        Raises:
+            ValueError: if ``fit`` was set to another number of steps.
+        """
         steps = -(-self.tokens // (batch_tokens * self.fit.accumulate))
+        if self.fit.steps not in (FitConfig.steps, steps):
+            raise ValueError(
+                f"{self.tokens:,} tokens are {steps:,} steps of {self.fit.accumulate} × {batch_tokens:,}, and "
+                f"fit.steps is {self.fit.steps:,}: set one to go with the other, or leave fit.steps at {FitConfig.steps:,}"
+            )
         return replace(self.fit, steps=steps, seed=seed, log_every=max(1, min(self.fit.log_every, steps // 40)))
 
 
@@ -141,6 +152,7 @@ def check_lessons(lessons: Sequence[Lesson]) -> None:
 def train_lessons(run: Run, subject: Subject, lessons: Sequence[Lesson], course: Course) -> list[Trained]:
     """Train all, or take them from the run's folder where they lie complete or begun."""
     sites = sorted({site for lesson in lessons for site in (lesson.site, *(lesson.compared - {OUTPUT}))})
+    course.config(subject.batch_tokens, seed=0)  # refuses, before anything is run
     for site in sites:
         subject.model.site(site)
     moments = survey(subject.model, subject.sample(course.surveyed), sites, subject.where)

@@ -97,7 +97,7 @@ class Calibrated(MergeRule):
     the groups or 3° or 8° off) every merge within a group had a strength of 0.93 or more, and what was left between
     groups 0.48 or less, so that all 30 ended at [6, 6]; the published threshold, whose counts are strict, ended all 30
     at [12]. Dividing by the information between halves of the parts themselves, the other way without a threshold, does
-    not part the two: 1.5 … 3.7 within, up to 2.0 between.
+    not part the two: 1.5 … 3.7 within, up to 2.0 between (three draws).
 
     ``reference`` bounds the queries for the random cuts, of which ``draws`` are made for a pair.
     """

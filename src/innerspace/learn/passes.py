@@ -54,9 +54,8 @@ class Passes:
 
 
 def positions(model: Model, batch: Any, site: str, trace: Trace, where: Where) -> Bool[Tensor, "..."] | None:
-    """Which positions at a site count; None for all."""
-    valid = model.family.mask(batch, model.site(site))
-    if valid is None and not where.skip and where.tokens in ("all", "valid"):
+    """Which positions at a site count; None for all, so that rows need not be picked."""
+    place = model.site(site)
+    if not where.skip and where.tokens in ("all", "valid") and model.family.mask(batch, place) is None:
         return None
-    hidden = trace.hidden[model.site(site).name]
-    return where.select(tuple(hidden.shape[:-1]), valid, hidden.device)
+    return model.positions(batch, site, trace.hidden[place.name], where)

@@ -165,7 +165,7 @@ def mean_state(model: Model, batches: Iterable[Any], site: str, where: Where = W
     total, count = torch.zeros(place.width, dtype=torch.float64), 0
     for batch in batches:
         hidden = model.run(batch, {site: Read()}, stop=True).hidden[place.name]
-        rows = hidden[_chosen(model, batch, place, hidden, where)]
+        rows = hidden[model.positions(batch, site, hidden, where)]
         total, count = total + rows.sum(0, dtype=torch.float64).cpu(), count + len(rows)
     if not count:
         raise ValueError(f"no position at {site!r} counts: there is no batch, or all positions are left out")
@@ -218,7 +218,7 @@ class _Sweep:
 
     def _compare(self, name: str, batch: Any, clean: Tensor, other: Tensor, first: int) -> None:
         """The hidden states of a site behind the splice."""
-        chosen = _chosen(self._model, batch, self._model.site(name), clean, self._where)
+        chosen = self._model.positions(batch, name, clean, self._where)
         exact = torch.promote_types(clean.dtype, torch.float32)
         a, a_hat = clean[chosen].to(exact), other[chosen].to(exact)
         if len(a):
@@ -247,7 +247,7 @@ class _Sweep:
         family, module = self._model.family, self._model.module
         head, counts = family.head(module), chosen.flatten(1).any(1)
         if head is not None:
-            counts = _chosen(self._model, batch, head, clean.hidden[head.name], self._where)
+            counts = self._model.positions(batch, head.name, clean.hidden[head.name], self._where)
         rows = counts.reshape(len(counts), -1).any(1).nonzero().flatten()
         place = torch.arange(len(counts), device=counts.device).view(-1, *(1,) * (counts.ndim - 1))
         ones = [counts & (place == row) for row in rows]
@@ -302,7 +302,7 @@ class _Passes:
             self._state = model.run(batch, {start.name: Read()}, stop=True).hidden[start.name]
         self.clean = self._run((), [site.name, *reads])
         self.hidden = self.clean.hidden[site.name]
-        self.chosen = _chosen(model, batch, site, self.hidden, where)
+        self.chosen = model.positions(batch, site.name, self.hidden, where)
 
     def given(self, rows: Float[Tensor, "rows d"], reads: Sequence[str] = ()) -> Trace:
         """The pass in which the positions that count have these hidden states at the site."""
@@ -371,11 +371,6 @@ def _behind(model: Model, site: Site) -> list[str]:
     names = list(model.sites)
     later = names[names.index(site.name) + 1 :]
     return [name for name in later if name.startswith("resid.") or not isinstance(model.family, CausalLM)]
-
-
-def _chosen(model: Model, batch: Any, site: Site, hidden: Tensor, where: Where) -> Bool[Tensor, "..."]:
-    """The positions that count."""
-    return where.select(tuple(hidden.shape[:-1]), model.family.mask(batch, site), hidden.device)
 
 
 def _documents(batch: Any, hidden: Tensor, first: int) -> Int[Tensor, "..."]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from innerspace.network.hooks import Stopped, attached, bypassed
-from innerspace.network.site import Site
+from innerspace.network.site import Site, Where
 from innerspace.network.trace import Intervention, Trace, Visit
 
 Interventions = Mapping[str, Intervention | Sequence[Intervention]]
@@ -188,6 +188,16 @@ class Model:
     def cut(self, site: str) -> Site | None:
         """The last place, at the site or before, from which ``resume`` computes only what follows; None without one."""
         return self.family.cut(self.module, self.site(site))
+
+    def positions(
+        self, batch: Any, site: str, hidden: Float[Tensor, "*positions d"], where: Where
+    ) -> Bool[Tensor, "*positions"]:
+        """Which positions of a hidden state at a site are meant.
+
+        Raises:
+            ValueError: for an unknown site, or an index outside the token axis.
+        """
+        return where.select(tuple(hidden.shape[:-1]), self.family.mask(batch, self.site(site)), hidden.device)
 
     @contextmanager
     def under(self, interventions: Interventions, batch: Any = None) -> Generator[Trace]:
