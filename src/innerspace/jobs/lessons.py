@@ -117,7 +117,7 @@ class Course(Value):
         if self.fit.steps not in (FitConfig.steps, steps):
             raise ValueError(
                 f"{self.tokens:,} tokens are {steps:,} steps of {self.fit.accumulate} × {batch_tokens:,}, and "
-                f"fit.steps is {self.fit.steps:,}: set one to go with the other, or leave fit.steps at {FitConfig.steps:,}"
+                f"fit.steps is {self.fit.steps:,}: set one to go with the other, or leave that at {FitConfig.steps:,}"
             )
         return replace(self.fit, steps=steps, seed=seed, log_every=max(1, min(self.fit.log_every, steps // 40)))
 
