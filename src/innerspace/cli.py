@@ -25,9 +25,7 @@ from innerspace.jobs.scenes import SceneData
 from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
 from innerspace.learn.parallel import Share, begin
-from innerspace.motion.forecasters.redmotion import RedMotionFamily
-from innerspace.motion.forecasters.redmotion import load as load_forecaster
-from innerspace.network.model import Model
+from innerspace.motion.forecasters.known import load_model
 from innerspace.report.record import write
 from innerspace.value import read_json
 
@@ -226,9 +224,9 @@ def sites_table(source: str) -> Table:
     job = Job.from_json(read_json(folder / "job.json")) if (folder / "job.json").is_file() else None
     match job:
         case WordsInMotion():
-            model = Model(load_forecaster(folder), RedMotionFamily())
+            model = load_model(folder)
         case DictionaryJob(data=SceneData(forecaster=forecaster)):
-            model = Model(load_forecaster(forecaster), RedMotionFamily())
+            model = load_model(forecaster)
         case DictionaryJob(data=TextData() as text) | Pareto(data=text):
             model = load_language_model(text.model, revision=text.revision).model
         case None if folder.is_dir() and not (folder / "config.json").is_file():

@@ -23,7 +23,8 @@ from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import OutputKL, Reconstruction
 from innerspace.learn.parallel import Share
 from innerspace.learn.spliced import spliced, survey
-from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings, save
+from innerspace.motion.forecasters.forecaster import save
+from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Framing
 from innerspace.motion.sentences import parse
 from innerspace.motion.words import Vocabulary

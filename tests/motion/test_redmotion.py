@@ -10,14 +10,9 @@ from torch.nn import functional
 from innerspace.interventions import Read
 from innerspace.motion.forecasters.attention import Attention, hiding
 from innerspace.motion.forecasters.encoding import agent_features, line_features
-from innerspace.motion.forecasters.redmotion import (
-    RedMotion,
-    RedMotionFamily,
-    RedMotionSettings,
-    load,
-    road_present,
-    save,
-)
+from innerspace.motion.forecasters.forecaster import save
+from innerspace.motion.forecasters.known import load
+from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings, road_present
 from innerspace.motion.framing import Batch, Framing, Tracks, frame
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Model

@@ -104,7 +104,8 @@ def test_vectors_of_another_network_are_refused(copy: Path, capsys: Capture) -> 
 
 
 def test_vectors_fitted_to_other_weights_are_refused(copy: Path, capsys: Capture, tiny: WordsInMotion) -> None:
-    from innerspace.motion.forecasters.redmotion import RedMotion, save
+    from innerspace.motion.forecasters.forecaster import save
+    from innerspace.motion.forecasters.redmotion import RedMotion
 
     torch.manual_seed(1)
     save(RedMotion(tiny.forecaster), copy)

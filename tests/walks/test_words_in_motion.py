@@ -17,7 +17,8 @@ from innerspace.decompose.directions import Directions
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.job import Job, execute
 from innerspace.motion import training
-from innerspace.motion.forecasters.redmotion import RedMotionFamily, load
+from innerspace.motion.forecasters.known import load
+from innerspace.motion.forecasters.redmotion import RedMotionFamily
 from innerspace.network.model import Model
 from innerspace.report.record import Provenance
 from innerspace.value import read_json

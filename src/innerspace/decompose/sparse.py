@@ -184,7 +184,7 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(centered, encoder)
         # autocast may keep its own copy of the encoder, without a gradient, for whatever uses it next
         lowered, matrix, offset = _lowered(centered, encoder, bias)
-        return torch.addmm(offset, lowered, matrix.T)
+        return linear(lowered, matrix, offset)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -43,7 +43,9 @@ from innerspace.jobs.vectors import Dictionaries, Fitted, Kind, fit_vectors, jud
 from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.learn.solve import Method
 from innerspace.measure.cost import cost
-from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings, save
+from innerspace.motion.forecasters.forecaster import save
+from innerspace.motion.forecasters.known import AnyForecaster
+from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Batch
 from innerspace.motion.training import Trained, Training, train
 from innerspace.motion.words import Vocabulary
@@ -67,7 +69,7 @@ class WordsInMotion(Job):
 
     data: Data = field(default_factory=Data)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
-    forecaster: RedMotionSettings = field(default_factory=RedMotionSettings)
+    forecaster: AnyForecaster = field(default_factory=RedMotionSettings)
     training: Training = field(default_factory=Training)
     sites: tuple[str, ...] = ("agent.0", "agent.1", "agent.2")
     site: str = "agent.2"
@@ -86,8 +88,7 @@ class WordsInMotion(Job):
     def check(self) -> None:
         """Refuse unknown sites, methods and data before long work starts."""
         self.data.check()
-        family = RedMotionFamily()
-        model = Model(RedMotion(self.forecaster), family)
+        model = Model(self.forecaster.build(), self.forecaster.family)
         for site in (*self.sites, self.site):
             model.site(site)
         usable = [name for name in get_args(Method) if "through" not in name]
@@ -124,9 +125,9 @@ class WordsInMotion(Job):
 
         run.say("[bold]2[/] the forecaster")
         trained = self.train_forecaster(parts, run)
-        model = Model(trained.model, RedMotionFamily())
+        model = Model(trained.model, self.forecaster.family)
         scores = summary.judge_forecasts(model, parts.test)
-        run.say(f"  held out: minADE {scores['RedMotion'].min_ade:.2f} m")
+        run.say(f"  held out: minADE {scores[type(trained.model).__name__].min_ade:.2f} m")
 
         run.say("[bold]3[/] what the hidden states say: probes and collapse")
         rows = gather(model, chunks(parts.both), self.sites, self.tokens)
@@ -230,7 +231,7 @@ class WordsInMotion(Job):
     def train_forecaster(self, parts: Parts, run: Run) -> Trained:
         """Train the forecaster in the run's folder; a complete or interrupted training there is continued."""
         torch.manual_seed(self.training.seed)
-        network = RedMotion(self.forecaster)
+        network = self.forecaster.build()
         trained = train(network, parts.train, parts.validate, self.training, run.folder)
         network.eval().requires_grad_(False)
         save(network, run.folder)

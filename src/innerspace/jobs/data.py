@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from innerspace.motion.argoverse import Skipped, Windows
+from innerspace.motion.argoverse import Windows
 from innerspace.motion.argoverse import read as read_argoverse
 from innerspace.motion.framing import Framing
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
+from innerspace.motion.sources import Skipped
 from innerspace.value import Value
 
 

@@ -12,7 +12,7 @@ from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import MEASURES, Bench
 from innerspace.jobs.summary import judge_forecasts
 from innerspace.jobs.vectors import Fitted
-from innerspace.motion.forecasters.redmotion import RedMotionFamily, load
+from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import frame
 from innerspace.network.model import Model
 
@@ -27,7 +27,7 @@ def evaluate(folder: Path, data: Data) -> Table:
     if not (folder / "directions.safetensors").is_file():
         raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
     network = load(folder)
-    model = Model(network, RedMotionFamily())
+    model = Model(network, network.settings.family)
     directions = Directions.load(folder / "directions.safetensors")
     if (origin := directions.origins[0]).model != model.fingerprint():
         raise ValueError(f"the vectors in {folder} were fitted to model {origin.model}, this is {model.fingerprint()}")

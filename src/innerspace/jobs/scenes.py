@@ -16,7 +16,7 @@ from innerspace.jobs.job import Run
 from innerspace.jobs.parts import chunks
 from innerspace.learn.parallel import Share
 from innerspace.measure.activations import Caption
-from innerspace.motion.forecasters.redmotion import RedMotionFamily, load
+from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import Batch, frame
 from innerspace.motion.sentences import describe
 from innerspace.motion.words import Labels, Vocabulary, label
@@ -65,7 +65,7 @@ class SceneData(Value):
         framing = network.settings.framing
         splits = self.data.read(framing)
         return SceneReading(
-            Model(network, RedMotionFamily()),
+            Model(network, network.settings.family),
             frame(splits.fit, framing),
             first_of_each_scene(frame(splits.test, framing)),
             splits.description,

@@ -28,7 +28,7 @@ def peak(device: str, precision: str) -> float | None:
 
 def flops(call: Callable[[], object]) -> int:
     """The operations of a call, forward and backward, as its operators' shapes tell; elementwise ones do not count."""
-    with FlopCounterMode(display=False, custom_mapping=_BAGS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_OPERATIONS) as counter:
         call()
     return counter.get_total_flops()
 
@@ -41,8 +41,14 @@ def _dots(grad: Any, table: Any, indices: Any, *_: Any, **__: Any) -> int:  # no
     return 2 * indices[0] * table[1]
 
 
-_BAGS = {
+def _linear(rows: Any, matrix: Any, *_: Any, **__: Any) -> int:
+    return 2 * rows[0] * rows[1] * matrix[0]
+
+
+_OPERATIONS: dict[Any, Callable[..., int]] = {
     _aten._embedding_bag: _bag,
     _aten._embedding_bag_forward_only: _bag,
     _aten._embedding_bag_per_sample_weights_backward: _dots,
 }
+if torch.backends.mkldnn.is_available():
+    _OPERATIONS[torch.ops.mkldnn._linear_pointwise] = _linear

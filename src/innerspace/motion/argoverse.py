@@ -37,6 +37,7 @@ from innerspace.motion.argoverse_tracks import (
     stack,
 )
 from innerspace.motion.scenes import Scene
+from innerspace.motion.sources import Skipped
 from innerspace.value import Value
 
 STEPS, NOW = 110, 49
@@ -79,14 +80,6 @@ class Windows(Value):
     def around(self, now: int) -> slice:
         """The steps of history and future around a current step."""
         return slice(now - self.history + 1, now + self.future + 1)
-
-
-@dataclass(frozen=True)
-class Skipped(Value):
-    """A scenario or log of which something was not read, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,34 +10,29 @@ Wagner, Tas, Klemp, Fernandez, Stiller: RedMotion: Motion Prediction via Redunda
 """
 
 import dataclasses
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import cast, final
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from innerspace.motion.divergence import forecast_divergence
 from innerspace.motion.forecasters.attention import Block, hiding, seeing_themselves
 from innerspace.motion.forecasters.encoding import AGENT_FEATURES, LINE_FEATURES, agent_features, line_features
-from innerspace.motion.framing import Batch, Framing, Tracks
+from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, forecasts
+from innerspace.motion.framing import Batch, Tracks
 from innerspace.network.model import Family
 from innerspace.network.site import Site
 from innerspace.network.trace import Trace
-from innerspace.value import Value
 
-# the head's outputs are paces: meters per second of the horizon, for the way and for the uncertainty of it
-_PACE, _SPREAD = 10.0, 2.0
 # the modules behind the sites of a name
 _STAGES = {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
 
 
 @dataclass(frozen=True)
-class RedMotionSettings(Value):
+class RedMotionSettings(ForecasterSettings):
     """The sizes of a RedMotion network; ``framing`` says what it reads and forecasts.
 
     ``window`` is the block length of local attention: a token sees its block in the order of distance, and the blocks
@@ -46,7 +41,6 @@ class RedMotionSettings(Value):
     dropout 0.1.
     """
 
-    framing: Framing = field(default_factory=Framing)
     width: int = 64
     heads: int = 2
     expansion: int = 2
@@ -72,14 +66,22 @@ class RedMotionSettings(Value):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"RedMotion: dropout should be in [0, 1), it is {self.dropout}")
 
+    def build(self) -> "RedMotion":
+        """A network of these sizes, untrained."""
+        return RedMotion(self)
+
+    @property
+    def family(self) -> "RedMotionFamily":
+        """What knows its sites."""
+        return RedMotionFamily()
+
 
 @final
-class RedMotion(nn.Module):
+class RedMotion(Forecaster[RedMotionSettings]):
     """K forecasts of a target with their probabilities, from its history, its neighbors and the map."""
 
     def __init__(self, settings: RedMotionSettings) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         width, framing = settings.width, settings.framing
 
         def blocks(count: int) -> nn.ModuleList:
@@ -115,7 +117,7 @@ class RedMotion(nn.Module):
         Raises:
             ValueError: for a batch of another framing.
         """
-        self._check(batch)
+        self.check(batch)
         rows, history, present = len(batch), batch.target.valid, road_present(batch)
         agent = self.target_input(agent_features(batch.target, batch.dt)) + self.time
         mask = hiding(seeing_themselves(history))
@@ -140,7 +142,8 @@ class RedMotion(nn.Module):
         mask = hiding(_after(modes.shape[1] + 2 + red.shape[1], torch.cat((history, present), 1)))
         for block in self.modes:
             modes = block(modes, mask, memory)
-        return self._forecast(self.norms["modes"](modes), batch.interval)
+        modes = self.norms["modes"](modes)
+        return {**forecasts(self.points(modes), batch.interval), "logits": self.confidence(modes).squeeze(-1)}
 
     def _road(self, batch: Batch, present: Bool[Tensor, "batch m"]) -> Float[Tensor, "batch m width"]:
         """Lines and other agents' current states, each aware of those at a similar distance from the target."""
@@ -154,27 +157,6 @@ class RedMotion(nn.Module):
         for block in self.context:
             context = block(context, mask, valid=present)
         return context
-
-    def _forecast(self, modes: Float[Tensor, "batch modes width"], interval: float) -> dict[str, Tensor]:
-        waypoints = self.settings.framing.waypoints
-        points = self.points(modes).unflatten(-1, (waypoints, 5))
-        elapsed = interval * torch.arange(1, waypoints + 1, device=modes.device)[:, None]
-        log_scale = (points[..., 2:4] + (_SPREAD * elapsed).log()).clamp(-1.609, 5)
-        return {
-            "trajectory": points[..., :2] * (_PACE * elapsed),
-            "scale": torch.cat((log_scale, points[..., 4:].clamp(-5, 5)), -1),
-            "logits": self.confidence(modes).squeeze(-1),
-        }
-
-    def _check(self, batch: Batch) -> None:
-        framing = self.settings.framing
-        given = (batch.target.valid.shape[1], batch.line.shape[2], batch.future.shape[1])
-        made_for = (framing.history, framing.nodes, framing.waypoints)
-        if given != made_for:
-            raise ValueError(
-                f"the batch has (history, nodes, waypoints) = {given}, this network was made for {made_for}; "
-                f"frame the scenes with the network's settings.framing"
-            )
 
 
 @final
@@ -238,40 +220,6 @@ class RedMotionFamily(Family):
 def road_present(batch: Batch) -> Bool[Tensor, "batch lines_and_agents"]:
     """Which lines and which other agents there are."""
     return torch.cat((batch.line_valid.any(-1), batch.others.valid[..., -1]), 1)
-
-
-def save(model: RedMotion, folder: Path) -> None:
-    """Write settings (``settings.json``) and weights (``weights.safetensors``)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.settings.save(folder / "settings.json")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors"
-    )
-
-
-def load(folder: Path) -> RedMotion:
-    """Read what ``save`` wrote, in evaluation mode.
-
-    Raises:
-        ValueError: if a file is missing or damaged, or the weights do not fit the settings, naming what differs.
-    """
-    model, path = RedMotion(RedMotionSettings.load(folder / "settings.json")), folder / "weights.safetensors"
-    if not path.is_file():
-        raise ValueError(f"no weights at {path}")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no complete safetensors file: {error}") from None
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if differing := [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]:
-        name = differing[0]
-        raise ValueError(
-            f"{path} does not fit {folder / 'settings.json'}: {len(differing)} tensors differ, such as {name!r}, "
-            f"{found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} by the settings"
-        )
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 def _checked(module: nn.Module) -> RedMotion:
