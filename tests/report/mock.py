@@ -271,6 +271,7 @@ def _offtarget(rng: np.random.Generator) -> Report:
     change = strength * scale * (1 + 0.02 * rng.normal(size=strength.shape))
     return {
         "steered": list(FEATURES),
+        "methods": ["mean_difference"] * len(FEATURES),
         "measured": ["speed", "acceleration", "direction", "lateral offset"],
         "units": units,
         "change": [[around(float(x), float(0.06 * s)) for x, s in zip(row, scale, strict=True)] for row in change],

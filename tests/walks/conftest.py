@@ -11,12 +11,14 @@ from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd
 from innerspace.jobs.job import execute
+from innerspace.jobs.optimized import Optimized
 from innerspace.jobs.partitions import Finding
 from innerspace.jobs.steering import Steering
 from innerspace.jobs.subspaces import Verifying
 from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.probing import ProbingSettings
+from innerspace.learn.steering_vectors import SteeringFit
 from innerspace.measure.part_labels import Reading
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Framing
@@ -37,6 +39,7 @@ def tiny() -> WordsInMotion:
         methods=("mean_difference", "regression"),
         dictionaries=Dictionaries(kinds=("topk",), latents=16, k=4, batch=64, fit=FitConfig(steps=30, log_every=15)),
         end_to_end=EndToEnd(steps=6, batch=8),
+        optimized=Optimized(batch=16, batches=2, fit=SteeringFit(steps=4)),
         steering=Steering(points=5, randoms=2, samples=24),
         subspaces=Finding(unit=4, steps=16, seeds=2, rows=300, held_out=150, randoms=2),
         verifying=Verifying(exchanges=8, judged=100, among=200, queries=3, reading=Reading(splits=2, rotations=1)),

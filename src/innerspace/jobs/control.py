@@ -23,6 +23,7 @@ from innerspace.jobs import summary
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd, compared
 from innerspace.jobs.job import Job, Run
+from innerspace.jobs.optimized import Optimized, optimized_vectors
 from innerspace.jobs.partitions import Finding
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.pictures import pictures
@@ -39,7 +40,15 @@ from innerspace.jobs.steering import (
     refinement_rows,
 )
 from innerspace.jobs.subspaces import Verifying, study
-from innerspace.jobs.vectors import Dictionaries, Fitted, Kind, fit_vectors, judge_dictionaries, missing_classes
+from innerspace.jobs.vectors import (
+    OPTIMIZED,
+    Dictionaries,
+    Fitted,
+    Kind,
+    fit_vectors,
+    judge_dictionaries,
+    missing_classes,
+)
 from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.learn.solve import Method
 from innerspace.measure.cost import cost
@@ -61,7 +70,8 @@ class WordsInMotion(Job):
     """Read a motion forecaster's hidden states in words, and steer its forecasts by control vectors.
 
     ``sites`` are probed, vectors are fitted and applied at ``site``; ``tokens`` says which hidden states stand for an
-    agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones.
+    agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones;
+    ``optimized`` are vectors sought by what they do to forecasts.
     ``end_to_end`` trains the TopK dictionaries on by what they change in forecasts, with local ones beside them.
     ``subspaces`` says how the site's subspaces are sought, None not at all, and ``verifying`` how they are verified.
     ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split.
@@ -78,6 +88,7 @@ class WordsInMotion(Job):
     online_epochs: int = 0
     methods: tuple[Method, ...] = (PLAIN, "difference_svd", "reference_pca", "lda", "probe_normal", "regression")
     dictionaries: Dictionaries = field(default_factory=Dictionaries)
+    optimized: Optimized = field(default_factory=Optimized)
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
     subspaces: Finding | None = None
     verifying: Verifying = field(default_factory=Verifying)
@@ -151,6 +162,8 @@ class WordsInMotion(Job):
         vectors = list(
             fit_vectors(fit_states, parts.fit_labels, parts.fit.scene, origin, self.methods, dictionaries, self.seeds)
         )
+        if self.optimized.seeds:
+            vectors += optimized_vectors(model, self.site, parts, vectors, origin, self.optimized)
         Directions.concatenate([fitted.direction for fitted in vectors]).save(run.folder / "directions.safetensors")
 
         run.say("[bold]5[/] steering, on scenes that nothing was fitted to")
@@ -194,7 +207,7 @@ class WordsInMotion(Job):
             "vectors": summary.vectors_section([item.fitted for item in judged if item.fitted.seed == 0]),
             "calibration": calibration_rows(judged, self.site)
             + [row for kind, items in controls.items() for row in calibration_rows(items, self.site, kind)],
-            "offtarget": off_target(firsts),
+            "offtarget": off_target([*firsts, *(item for item in judged if item.fitted.method == OPTIMIZED)]),
             "feasibility": feasibility_rows(firsts),
             "dictionaries": judge_dictionaries(
                 model, self.site, dictionaries, test_rows, chunks(parts.test), token_rows["fit"].mean(0)
@@ -282,6 +295,10 @@ class WordsInMotion(Job):
         judged, controls = list[Judged](), dict[str, list[Judged]]({"negated": [], "random": []})
         for fitted in run.track([item for item in vectors if self.worth_judging(item)], "steering"):
             name = fitted.feature.name
+            if fitted.method == OPTIMIZED:
+                # its step is not a gap between class means
+                judged.append(bench.judge(fitted, fitted.along, bench.temperatures(fitted, pilot)))
+                continue
             if name not in taus:
                 taus[name] = bench.temperatures(fitted, pilot)
                 generator = torch.Generator().manual_seed(0)
@@ -320,7 +337,8 @@ class WordsInMotion(Job):
 
 
 def _shown(judged: Sequence[Judged]) -> list[Judged]:
-    """The vectors that the page steers with: of every feature the plain one and the first refined one, of seed 0."""
+    """The vectors that the page steers with: of every feature the plain, the first refined and the optimized one."""
     methods = list(dict.fromkeys(item.fitted.method for item in judged))
     refined = [method for method in methods if method in get_args(Kind)][:1]
-    return [item for item in judged if item.fitted.seed == 0 and item.fitted.method in (PLAIN, *refined)]
+    shown = (PLAIN, *refined, OPTIMIZED)
+    return [item for item in judged if item.fitted.seed == 0 and item.fitted.method in shown]

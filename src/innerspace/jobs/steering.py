@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerspace.jobs.vectors import Fitted
+from innerspace.jobs.vectors import OPTIMIZED, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import readout
 from innerspace.measure.steering import Curve, Response, calibrate, respond
@@ -40,14 +40,16 @@ MEASURES = {
 class Steering(Value):
     """How steering is judged.
 
-    ``points`` temperatures (odd, so that 0 is among them), as far as ``reach`` percent of relative speed for the speed
-    vectors and ``gaps`` class-mean gaps for the others. Speed is judged on agents whose unsteered forecast moves at
-    ``moving`` m/s or more, linearity within ± ``window`` percent. ``randoms`` random directions are the control.
+    ``points`` temperatures (odd, so that 0 is among them), as far as the forecasts of other agents need to change by
+    ``reach`` percent of relative speed, ``push`` m/s² or ``turn`` degrees on either side, and at most 2. Speed is
+    judged on agents whose unsteered forecast moves at ``moving`` m/s or more, linearity within ± ``window`` percent.
+    ``randoms`` random directions are the control.
     """
 
     points: int = 11
     reach: float = 60.0
-    gaps: float = 1.0
+    push: float = 0.6
+    turn: float = 12.0
     moving: float = 1.0
     window: float = 55.0
     randoms: int = 48
@@ -106,19 +108,20 @@ class Bench:
         )
 
     def temperatures(self, fitted: Fitted, pilot: "Bench") -> Float[Tensor, "t"]:
-        """Evenly spaced temperatures around 0; for speed as far as the pilot's samples need to reach ± ``reach`` %."""
-        end = self.settings.gaps
-        if fitted.feature.name == "speed":
-            coarse = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0])
+        """Evenly spaced temperatures around 0, as far as the pilot's samples need to change as the settings ask."""
+        settings, half = self.settings, self.settings.points // 2
+        reach = {"speed": settings.reach, "acceleration": settings.push, "direction": settings.turn}
+        coarse = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0])
+        end = 1.0
+        if fitted.feature.name in reach:
             tau = torch.cat([-coarse.flip(0), torch.zeros(1), coarse])
             found = pilot.judge(fitted, fitted.along, tau).curve
             assert found is not None
             means = torch.tensor([point.mean for point in found.response])
-            reached = (means[-len(coarse) :] >= self.settings.reach) & (
-                means[: len(coarse)].flip(0) <= -self.settings.reach
-            )
+            up, down = means[-len(coarse) :], means[: len(coarse)].flip(0)
+            wanted = reach[fitted.feature.name]
+            reached = (up >= wanted) & (down <= -wanted)
             end = float(coarse[reached][0]) if reached.any() else float(coarse[-1])
-        half = self.settings.points // 2
         return torch.arange(-half, half + 1) * (end / half)
 
 
@@ -177,6 +180,7 @@ def off_target(judged: Sequence[Judged]) -> dict[str, Any]:
         normalized.append(scaled)
     return {
         "steered": [item.fitted.feature.name for item in judged],
+        "methods": [item.fitted.method for item in judged],
         "measured": list(MEASURES),
         "units": ["m/s", "m/s²", "°"],
         "change": change,
@@ -220,7 +224,7 @@ def refinement_rows(judged: Sequence[Judged], plain: str) -> list[dict[str, Any]
                 curves.setdefault(item.fitted.method, []).append(item.curve)
         for kind, refined in curves.items():
             # methods that were fitted once only are no repetitions to compare
-            if kind == plain or len(refined) != len(curves[plain]):
+            if kind in (plain, OPTIMIZED) or len(refined) != len(curves[plain]):
                 continue
             for measure in ("pearson", "r2", "straightness"):
                 before, after = ([_linearity(curve, measure) for curve in group] for group in (curves[plain], refined))

@@ -11,7 +11,7 @@ from innerspace.decompose.directions import Directions
 from innerspace.jobs.data import Splits
 from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import Judged
-from innerspace.jobs.vectors import Fitted
+from innerspace.jobs.vectors import OPTIMIZED, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
@@ -183,28 +183,34 @@ def opening(
 
 
 def _nonlinear(curves: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every feature whose plain vector does not act linearly."""
-    plain = {
-        row["feature"]: row for row in reversed(curves) if not row["control"] and row["method"] == "mean_difference"
+    """A sentence for every feature whose plain vector does not act linearly, and what the optimized one does."""
+    by_method = {
+        method: {row["feature"]: row for row in reversed(curves) if not row["control"] and row["method"] == method}
+        for method in ("mean_difference", OPTIMIZED)
     }
-    return [
-        f"The {feature} vector does not act linearly: r = {row['pearson']:.2f} over τ = {row['tau'][0]:+.2g} … "
-        f"{row['tau'][-1]:+.2g}; it is monotone for τ = {row['range'][0]:+.2g} … {row['range'][1]:+.2g}."
-        for feature, row in plain.items()
-        if row["pearson"] < 0.95
-    ]
+    sentences = list[str]()
+    for feature, row in by_method["mean_difference"].items():
+        if row["pearson"] < 0.95:
+            other = by_method[OPTIMIZED].get(feature)
+            sentences.append(
+                f"The {feature} vector does not act linearly: r = {row['pearson']:.2f} over τ = {row['tau'][0]:+.2g} … "
+                f"{row['tau'][-1]:+.2g}; it is monotone for τ = {row['range'][0]:+.2g} … {row['range'][1]:+.2g}"
+                + ("." if other is None else f". The optimized one has r = {other['pearson']:.3f}.")
+            )
+    return sentences
 
 
 def _side_effects(table: Mapping[str, Any]) -> list[str]:
     """A sentence for every vector that moves another measure more than a fifth as much as its own."""
     sentences = list[str]()
-    for steered, changes in zip(table["steered"], table["normalized"], strict=True):
+    for steered, method, changes in zip(table["steered"], table["methods"], table["normalized"], strict=True):
         own = dict(zip(table["measured"], map(abs, changes), strict=True))
         aim = own.pop(steered, None)
         if aim is not None and own and max(own.values()) > aim / 5:
             worst, change = max(own.items(), key=itemgetter(1))
+            kind = f"{method} " if method == OPTIMIZED else ""
             sentences.append(
-                f"The {steered} vector also moves {worst}: by {change:.2f} of its spread, {steered} by {aim:.2f}."
+                f"The {kind}{steered} vector also moves {worst}: by {change:.2f} of its spread, {steered} by {aim:.2f}."
             )
     return sentences
 

@@ -28,6 +28,9 @@ from innerspace.value import Value
 
 Kind = Literal["relu", "jumprelu", "topk"]
 
+OPTIMIZED = "optimized"
+"""The method of vectors that are sought by what they do to forecasts, wherever methods are compared."""
+
 
 @dataclass(frozen=True)
 class Dictionaries(Value):

@@ -82,10 +82,11 @@ def offtarget(report: Mapping[str, Any], palette: Palette, note: str) -> Section
     """What is measured to change, by what is steered."""
     data = report["offtarget"]
     steered, measured, units = data["steered"], data["measured"], data["units"]
+    names = [f"{name} · {spoken(method)}" for name, method in zip(steered, data["methods"], strict=True)]
 
     def change(i: int, j: int) -> Cell:
         value, share = estimate(data["change"][i][j]), data["normalized"][i][j]
-        tip = f"steering {steered[i]}\n{measured[j]} {phrase(value, units[j], sign=True)}\nnormalized {number(share)}"
+        tip = f"steering {names[i]}\n{measured[j]} {phrase(value, units[j], sign=True)}\nnormalized {number(share)}"
         hue = "positive" if (share or 0) >= 0 else "negative"
         marked = measured[j] == steered[i]
         return Cell(
@@ -93,7 +94,8 @@ def offtarget(report: Mapping[str, Any], palette: Palette, note: str) -> Section
         )
 
     rows = tuple(
-        (Cell(name, hue=palette[name]), *(change(i, j) for j in range(len(measured)))) for i, name in enumerate(steered)
+        (Cell(names[i], hue=palette[name]), *(change(i, j) for j in range(len(measured))))
+        for i, name in enumerate(steered)
     )
     head = (
         Cell("steered"),
