@@ -113,8 +113,9 @@ def test_the_report_says_what_was_done(finished: Path, tiny: WordsInMotion) -> N
     controls = [row["control"] for row in report["calibration"] if row["feature"] == "speed"]
     assert controls.count("random") == 2
     assert controls.count("negated") == 1
-    # mean difference and dictionary for both seeds, regression once
-    assert controls.count(False) == 5
+    # mean difference and dictionary for both seeds, regression and optimization once
+    assert controls.count(False) == 6
+    assert report["offtarget"]["methods"] == ["mean_difference"] * 3 + ["optimized"] * 3
     for row in report["calibration"]:
         # random controls are run at the two outermost temperatures only
         points = 3 if row["control"] == "random" else 5
@@ -140,7 +141,7 @@ def test_vectors_know_where_they_come_from_and_steer(finished: Path) -> None:
     assert {origin.model for origin in directions.origins} == {model.fingerprint()}
     assert {origin.site for origin in directions.origins} == {"agent.2"}
     methods = [origin.method for origin in directions.origins if origin.feature == "speed"]
-    assert methods == ["mean_difference", "regression", "through", "mean_difference", "through"]
+    assert methods == ["mean_difference", "regression", "through", "mean_difference", "through", "optimized"]
     # the second seed saw other scenes
     plain = directions.select("speed").raw[[0, 3]]
     assert not torch.allclose(plain[0], plain[1])
@@ -206,6 +207,7 @@ def test_recorded_traffic_from_the_command_line(
         "dictionaries.k": "4",
         "dictionaries.fit.steps": "10",
         "end-to-end.steps": "5",
+        "optimized.fit.steps": "2",
         "steering.points": "5",
         "steering.randoms": "2",
         "steering.samples": "20",
@@ -221,4 +223,5 @@ def test_recorded_traffic_from_the_command_line(
     assert any("agent 'cyclist' is not probed for" in remark for remark in report["remarks"])
     assert "b87683ae" in (tmp_path / "av2" / "report.html").read_text()
     assert report["calibration"]
-    assert all(row["method"] in ("mean_difference", "topk", "negated", "random") for row in report["calibration"])
+    methods = {row["method"] for row in report["calibration"]}
+    assert methods == {"mean_difference", "topk", "optimized", "negated", "random"}
