@@ -71,7 +71,7 @@ class Forecaster(nn.Module, ABC, Generic[S]):
             )
 
 
-def forecasts(points: Float[Tensor, "batch modes 5*waypoints"], interval: float) -> dict[str, Tensor]:
+def forecasts(points: Float[Tensor, "batch modes numbers"], interval: float) -> dict[str, Tensor]:
     """``trajectory`` and ``scale`` from the five numbers that a head gives for every waypoint.
 
     The first two are the way in units of 10 m/s of the elapsed time, the others the log scales, relative to a spread of
