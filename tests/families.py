@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from innerspace.language.causal_lm import CausalLM
 from innerspace.language.text import Text
+from innerspace.motion.forecasters.hptr import Hptr, HptrFamily, HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.simulate import Simulation, simulate
@@ -123,6 +124,16 @@ def redmotion() -> Case:
     return Case(Model(network, RedMotionFamily()), batch, ("agent.0", "agent.1", "agent.2"), "trajectory")
 
 
+def hptr() -> Case:
+    """The same, with agents and lines that are missing too."""
+    torch.manual_seed(6)
+    framing = Framing(history=6, future=10, stride=2, agents=6, lines=48)
+    network = Hptr(HptrSettings(framing=framing, width=8, node_width=8, neighbors=4, modes=3))
+    batch = frame(simulate(Simulation(scenes=2, seed=3, history=6, future=10, dropout=0.3)).scenes, framing)
+    sites = ("agent.0", "agent.1", "agent.2", "token.0", "map.0", "scene.0")
+    return Case(Model(network, HptrFamily()), batch, sites, "trajectory")
+
+
 def language(name: str, sites: tuple[str, ...]) -> Case:
     """A decoder, with texts that are padded at either end."""
     generator = torch.Generator().manual_seed(5)
@@ -142,6 +153,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "blocks": blocks,
     "encoder": encoder,
     "redmotion": redmotion,
+    "hptr": hptr,
     "gpt2": gpt2,
     "llama": llama,
 }

@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.nn import functional
 
 from innerspace.interventions import Read
@@ -16,6 +15,7 @@ from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, 
 from innerspace.motion.framing import Batch, Framing, Tracks, frame
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Model
+from motion.padding import with_damaged_padding, without_road
 
 FRAMING = Framing(history=6, future=20, stride=2, agents=5, lines=16)
 SETTINGS = RedMotionSettings(framing=FRAMING, width=16, context_layers=2, window=4, red_tokens=4)
@@ -30,24 +30,6 @@ def batch() -> Batch:
 def network() -> RedMotion:
     torch.manual_seed(0)
     return RedMotion(SETTINGS).eval()
-
-
-def without_road(batch: Batch) -> Batch:
-    others = dataclasses.replace(batch.others, valid=torch.zeros_like(batch.others.valid))
-    return dataclasses.replace(batch, others=others, line_valid=torch.zeros_like(batch.line_valid))
-
-
-def with_damaged_padding(batch: Batch) -> Batch:
-    def damaged(item: Tensor, valid: Tensor) -> Tensor:
-        return torch.where(valid.view(*valid.shape, *(1,) * (item.ndim - valid.ndim)), item, torch.nan)
-
-    def tracks(item: Tracks) -> Tracks:
-        moving = {name: damaged(getattr(item, name), item.valid) for name in ("position", "heading", "velocity")}
-        return dataclasses.replace(item, size=damaged(item.size, item.valid.any(-1)), **moving)
-
-    return dataclasses.replace(
-        batch, target=tracks(batch.target), others=tracks(batch.others), line=damaged(batch.line, batch.line_valid)
-    )
 
 
 def test_the_output_has_its_shapes_and_bounds(network: RedMotion, batch: Batch) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, load_weights
+from innerspace.motion.forecasters.hptr import HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.network.model import Model
 
-AnyForecaster = RedMotionSettings
+AnyForecaster = HptrSettings | RedMotionSettings
 
 
 def load(folder: Path) -> Forecaster[Any]:
