@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from innerspace.motion.argoverse import Windows
-from innerspace.motion.argoverse import read as read_argoverse
+from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.sources import Skipped
+from innerspace.motion.sources import Skipped, load
 from innerspace.value import Value
 
 
@@ -107,7 +106,7 @@ class Data(Value):
 
     def _recorded(self, framing: Framing) -> Splits:
         assert self.path is not None
-        loaded = read_argoverse(self.path, Windows(framing.history, framing.future, self.stride))
+        loaded = load(Argoverse2(self.path, Windows(framing.history, framing.future, self.stride)))
         logs = sorted({scene.group for scene in loaded.scenes if not _is_scenario(scene)})
         if len(logs) < 2:
             raise ValueError(
