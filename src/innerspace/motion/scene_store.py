@@ -1,7 +1,8 @@
-"""Scenes on disk, mapped into memory: read by number, framed on the fly, drawn in random order; see ``write_store``.
+"""Scenes on disk, mapped into memory: read by number, framed on the fly, drawn in random order.
 
-A store is a folder. ``manifest.json``, written last, says what the scenes were made from and lists the shards, in the
-order of the source's records. What is known of all scenes (their sizes, names, groups) is read without reading them.
+A store is a folder that ``write_store`` fills. ``manifest.json``, written last, says what the scenes were made from and
+lists the shards, in the order of the source's records. What is known of all scenes (their sizes, names, groups) is read
+without reading them.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from innerspace.harvest.shuffled import check_same, check_share
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.scene_shards import COLUMNS, Shard, read_names, read_table, view
 from innerspace.motion.scenes import Scene
-from innerspace.motion.sources import Skipped
+from innerspace.motion.sources import Loaded, Skipped
 from innerspace.value import Value
 
 
@@ -110,6 +111,10 @@ class SceneStore:
         """What was left out, and why, in the order of the records."""
         lines = (self.folder / "skipped.jsonl").read_text().splitlines()
         return [Skipped.from_json(json.loads(line)) for line in lines]
+
+    def load(self) -> Loaded:
+        """All scenes as a list, which takes little memory until their arrays are read."""
+        return Loaded(list(self), self.skipped())
 
     def verify(self) -> None:
         """Read every byte once to compare the checksums.

@@ -4,7 +4,6 @@ A shard counts when its last file is in place, whoever wrote it, so that an inte
 each worker, and the scenes stand in the order of the records however many workers there were.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -99,7 +98,7 @@ def write_store(
         starts = range(0, len(records), together)
         tasks = [_Task(source, folder, i, records[at : at + together]) for i, at in enumerate(starts)]
         if workers is None:
-            workers = min(len(os.sched_getaffinity(0)), len(records) // _WORTH)
+            workers = min(os.cpu_count() or 1, len(records) // _WORTH)
         _finish(_read_all(tasks, workers, console), origin, folder)
     return SceneStore(folder)
 
@@ -127,6 +126,8 @@ def _check_folder(folder: Path, origin: Origin) -> None:
 @contextmanager
 def _alone(folder: Path) -> Generator[None]:
     """Keep others from writing here; the lock of a process that ended, however, is gone with it."""
+    import fcntl  # not every system has it, and what is stored can be read without
+
     with (folder / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
