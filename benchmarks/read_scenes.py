@@ -86,7 +86,8 @@ def main(assets: Path = ASSETS, count: int = 300, workers: int = 2) -> None:
 
         start = time.perf_counter()
         store = write_store(source, folder / "store", workers=workers)
-        results[f"writing a store, {workers} workers"] = {"per_second": count / (time.perf_counter() - start)}
+        together = {"per_second": count / (time.perf_counter() - start)}
+        results[f"writing a store, {workers} workers and their start"] = together
         start = time.perf_counter()
         write_store(source, folder / "alone", workers=0)
         results["writing a store, alone"] = {"per_second": count / (time.perf_counter() - start)}
@@ -113,7 +114,7 @@ def main(assets: Path = ASSETS, count: int = 300, workers: int = 2) -> None:
     ratio = _core(results, "store: scenes framed, all their agents") / _core(results, "reading files")
     told = f"{count} copies of one scenario, {size / count / 1e3:.0f} kB each as files and {kept / count / 1e3:.0f} kB "
     told += f"each in the store; {store.agents / count:g} agents to forecast in each; all files in the page cache. "
-    told += f"Others kept the machine busy (load {os.getloadavg()[0]:.0f}), which seconds of a core tell nothing of."
+    told += f"Load average {os.getloadavg()[0]:.0f}: seconds of a core leave out what other processes took."
     lines = [told, "", "| what | per second | per second of a core |", "|---|---|---|"]
     for what, rate in results.items():
         core = f"{rate['per_core_second']:,.0f}" if "per_core_second" in rate else ""
