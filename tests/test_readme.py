@@ -26,8 +26,9 @@ from innerspace.learn.fit import FitConfig, fit
 from innerspace.learn.objectives import OutputKL, Reconstruction
 from innerspace.learn.trials import local
 from innerspace.motion import argoverse
-from innerspace.motion.argoverse import Windows
+from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.framing import Framing
+from innerspace.motion.sources import load
 from innerspace.network.model import Model
 from innerspace.network.site import Site, Where
 from innerspace.recipes.words_in_motion import job
@@ -159,13 +160,13 @@ def one_log(folder: Path) -> None:
 def no_extra(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argoverse, "find_spec", lambda _: None)
-        argoverse.read(folder, Windows())
+        Argoverse2(folder).records()
 
 
 def skipped(folder: Path) -> None:
     pytest.importorskip("pyarrow", reason="reading needs the extra 'motion'")
     (folder / "scenario_1.parquet").touch()
-    loaded = argoverse.read(folder, Windows())
+    loaded = load(Argoverse2(folder))
     assert not loaded.scenes
     (skip,) = loaded.skipped
     raise ValueError(f"skipped {skip.name}: {skip.reason}")

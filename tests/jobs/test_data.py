@@ -1,17 +1,26 @@
 import dataclasses
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import tyro
 
 from argoverse_files import write_log, write_scenario
-from innerspace.jobs.data import Data, Splits
+from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.data import Data, Splits, read_source
+from innerspace.jobs.job import Job
 from innerspace.jobs.parts import Parts, chunks
+from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.framing import Framing
+from innerspace.motion.scene_store import SceneStore
 from innerspace.motion.scenes import Scene
+from innerspace.motion.sources import SceneSource, load
 from innerspace.motion.words import Vocabulary
+from scene_sources import RandomScenes
 
 FRAMING = Framing(history=11, future=20, stride=5, agents=3, lines=4)
 
@@ -45,8 +54,20 @@ def av2(path: Path, **settings: Any) -> Splits:
         ({"path": Path("x")}, "data.path x is given, but data.kind is simulated; did you mean av2"),
         ({"kind": "av2", "path": Path("no/where")}, "data.path: no folder at no/where"),
         ({"kind": "av2", "path": Path(), "confounded": True}, "data.confounded is a setting of simulated scenes"),
-        ({"kind": "av2", "path": Path(), "scenes": 7}, "data.scenes is a setting of simulated scenes"),
-        ({"stride": 7}, "data.stride is a setting of recorded scenes, but data.kind is simulated"),
+        ({"kind": "av2", "path": Path(), "scenes": 7}, "data.scenes is a setting of simulated and recorded scenes"),
+        ({"stride": 7}, "data.stride is a setting of av2 scenes, but data.kind is simulated"),
+        (
+            {"kind": "recorded"},
+            "data.kind recorded needs data.source, like Argoverse2:/data/av2, or data.cache, a store",
+        ),
+        ({"source": RandomScenes()}, "data.source is a setting of recorded scenes, but data.kind is simulated"),
+        ({"cache": Path("x")}, "data.cache is a setting of av2 and recorded scenes, but data.kind is simulated"),
+        (
+            {"kind": "recorded", "cache": Path(), "path": Path()},
+            "data.path is a setting of av2 scenes, but data.kind is r",
+        ),
+        ({"kind": "recorded", "cache": Path(), "stride": 2}, "data.stride is a setting of av2 scenes"),
+        ({"kind": "av2", "path": Path(), "source": RandomScenes()}, "data.source is a setting of recorded scenes"),
         ({"held_out": "3b"}, "data.held_out '3b' names a log, but data.kind is simulated"),
         ({"fit": 0.0}, "data.fit and data.test are shares that leave room to train on; given 0.0, 0.1"),
         ({"test": -0.1}, "data.fit and data.test are shares .* given 0.25, -0.1"),
@@ -146,6 +167,121 @@ def test_less_than_two_logs_are_refused_and_the_skipped_ones_named(tmp_path: Pat
     cuboids.write_bytes(cuboids.read_bytes()[:3000])
     with pytest.raises(ValueError, match=r"at least two usable .* has 1; b-log: annotations.feather is no complete"):
         av2(tmp_path)
+
+
+def equal(one: list[Scene], other: list[Scene]) -> bool:
+    """Whether scenes are the same, one by one, array by array."""
+    return names(one) == names(other) and all(
+        np.array_equal(getattr(a, field.name), getattr(b, field.name), equal_nan=field.name == "position")
+        for a, b in zip(one, other, strict=True)
+        for field in dataclasses.fields(Scene)
+        if field.name not in ("name", "group")
+    )
+
+
+def test_a_cache_changes_nothing(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (recorded / "a-log" / "city_SE3_egovehicle.feather").unlink()
+    cache = tmp_path_factory.mktemp("cache") / "store"
+    direct, stored = av2(recorded), av2(recorded, cache=cache)
+    for part in ("train", "validate", "fit", "test"):
+        assert equal(getattr(direct, part), getattr(stored, part)), part
+    assert (direct.description, direct.skipped) == (stored.description, stored.skipped)
+    assert len(stored.skipped) == 1
+    before = SceneStore(cache).manifest
+    assert equal(av2(recorded, cache=cache).test, direct.test)
+    assert SceneStore(cache).manifest == before
+    with pytest.raises(ValueError, match="holds scenes of another source"):
+        av2(recorded, cache=cache, stride=3)
+
+
+def recording(**settings: Any) -> Splits:
+    data = Data(kind="recorded", **settings)
+    data.check()
+    assert Data.from_json(data.to_json()) == data
+    return data.read(FRAMING)
+
+
+def test_recorded_scenes_are_split_by_group(tmp_path: Path) -> None:
+    source = RandomScenes(60)
+    direct = recording(source=source, fit=0.3, test=0.2)
+    # every third of the records holds no scene
+    assert [len(logs(part)) for part in (direct.train, direct.validate, direct.fit, direct.test)] == [20, 12, 12, 8]
+    assert not logs(direct.train) & logs(direct.fit) | logs(direct.train) & logs(direct.test)
+    assert not logs(direct.fit) & logs(direct.test)
+    assert sorted(names([*direct.train, *direct.fit, *direct.test])) == sorted(names(load(source).scenes))
+    assert direct.description == "60 of 60 scenes of RandomScenes, split by group, of which there are 40"
+    assert direct.skipped == load(source).skipped
+    # through the cache, and from the cache alone
+    for settings in ({"source": source, "cache": tmp_path}, {"cache": tmp_path}):
+        stored = recording(**settings, fit=0.3, test=0.2)
+        for part in ("train", "validate", "fit", "test"):
+            assert equal(getattr(direct, part), getattr(stored, part)), part
+        assert (stored.description, stored.skipped) == (direct.description, direct.skipped)
+    other = recording(source=source, fit=0.3, test=0.2, seed=1)
+    assert names(other.test) != names(direct.test)
+
+
+def test_of_many_recorded_scenes_some_groups_are_drawn() -> None:
+    splits = recording(source=RandomScenes(300), scenes=50)
+    kept = [*splits.train, *splits.fit, *splits.test]
+    assert 48 < len(kept) <= 50
+    count = {group: sum(scene.group == group for scene in kept) for group in logs(kept)}
+    assert all(count[group] == int(group.removeprefix("drive-")) % 3 for group in count)
+    assert (
+        splits.description
+        == f"{len(kept)} of 300 scenes of RandomScenes, split by group, of which there are {len(count)}"
+    )
+
+
+def test_too_few_groups_are_refused_with_the_number_that_is_enough(tmp_path: Path) -> None:
+    message = (
+        "8 groups are too few to split, at least 10 are needed; RandomScenes gave 12 scenes in 8 groups, of which "
+        "data.scenes 5000 keeps 12; drive-0: damage 0"
+    )
+    with pytest.raises(ValueError, match=message):
+        recording(source=RandomScenes(12))
+    with pytest.raises(ValueError, match=r"0 groups are too few to split, .* of which data.scenes 0 keeps 0"):
+        recording(source=RandomScenes(60), scenes=0)
+    with pytest.raises(ValueError, match="holds no store of scenes"):
+        recording(cache=tmp_path)
+
+
+def test_parts_of_recorded_scenes_keep_their_groups() -> None:
+    framing = Framing(history=5, future=8, stride=2, agents=3, lines=4)
+    splits = Data(kind="recorded", source=RandomScenes(60)).read(framing)
+    parts = Parts.of(splits, framing, Vocabulary())
+    assert len(parts.both_groups.unique()) == len(logs([*splits.fit, *splits.test])) == 14
+    assert len(parts.train) == sum(len(scene.target) for scene in splits.train)
+
+
+@pytest.mark.parametrize(
+    ("words", "source"),
+    [
+        ("Argoverse2:/data/av2", Argoverse2(Path("/data/av2"))),
+        ("Argoverse2:a:b", Argoverse2(Path("a:b"))),
+        (json.dumps(RandomScenes(3).to_json()), RandomScenes(3)),
+        ("None", None),
+    ],
+)
+def test_the_command_line_names_a_source(words: str, source: SceneSource | None) -> None:
+    assert read_source(words) == source
+    job = tyro.cli(WordsInMotion, args=["--data.kind", "recorded", "--data.source", words])
+    assert job.data == Data(kind="recorded", source=source)
+    assert Job.from_json(job.to_json()) == job
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("Nowhere:x", "unknown class 'Nowhere'; possible are .*Argoverse2"),
+        ("Argoverse2", "a source is CLASS:PATH, like Argoverse2:/data/av2, or a JSON object, not 'Argoverse2'"),
+        ('{"class": "Argoverse2", "place": "x"}', "unknown field 'place' of Argoverse2; it has path, windows"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_words_that_name_no_source_are_refused(words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_source(words)
 
 
 def test_what_is_skipped_is_told(recorded: Path) -> None:

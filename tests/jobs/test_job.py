@@ -67,6 +67,22 @@ def test_the_same_job_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert Job.from_json(read_json(tmp_path / "a" / "b" / "job.json")) == Note()
 
 
+def test_a_run_goes_on_though_jobs_have_got_further_settings(tmp_path: Path) -> None:
+    execute(Note(), tmp_path, quiet())
+    written = read_json(tmp_path / "job.json")
+    for added in ("source", "cache"):
+        del written["data"][added]
+    (tmp_path / "job.json").write_text(json.dumps(written))
+    assert Job.from_json(written) == Note()
+    assert execute(Note(), tmp_path, quiet()).read_text() == "one\none\n"
+    # a setting that was added and is not at its default is another one
+    (tmp_path / "logs").mkdir()
+    written["data"] |= {"kind": "av2", "path": str(tmp_path / "logs")}
+    (tmp_path / "job.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"data\.cache is None there and 'store' here"):
+        execute(Note(data=Data(kind="av2", path=tmp_path / "logs", cache=Path("store"))), tmp_path, quiet())
+
+
 @pytest.mark.parametrize(
     ("other", "difference"),
     [

@@ -8,11 +8,12 @@ import pyarrow.parquet as parquet
 import pytest
 
 from argoverse_files import POSES, Columns, ego_at, frame_times, lane, write_log, write_map, write_scenario, xyz
-from innerspace.motion.argoverse import Loaded, Skipped, Windows, read, read_logs, read_scenarios
+from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.argoverse_map import SPACING, RoadMap, read_map
 from innerspace.motion.argoverse_tracks import past_velocity
 from innerspace.motion.framing import Framing, frame
 from innerspace.motion.scenes import KINDS, LINE_KINDS, Scene
+from innerspace.motion.sources import Loaded, Skipped, load
 
 WINDOWS = Windows(history=11, future=60, stride=5)
 
@@ -26,7 +27,7 @@ def kinds(scene: Scene) -> list[str]:
 
 def test_a_scenario_keeps_agents_and_targets_those_seen_all_along(tmp_path: Path) -> None:
     write_scenario(tmp_path / "deep" / "one", "one")
-    loaded = read_scenarios(tmp_path, WINDOWS)
+    loaded = load(Argoverse2(tmp_path, WINDOWS))
     (scene,) = loaded.scenes
     assert loaded.skipped == []
     assert (scene.name, scene.group, scene.hz, scene.now, scene.valid.shape) == ("one", "one", 10.0, 49, (4, 110))
@@ -40,7 +41,7 @@ def test_a_scenario_keeps_agents_and_targets_those_seen_all_along(tmp_path: Path
 
 def test_a_longer_history_needs_longer_tracks(tmp_path: Path) -> None:
     write_scenario(tmp_path, "one")
-    (scene,) = read_scenarios(tmp_path, Windows(history=12, future=60)).scenes
+    (scene,) = load(Argoverse2(tmp_path, Windows(history=12, future=60))).scenes
     assert scene.target.tolist() == [0, 1]
 
 
@@ -49,7 +50,7 @@ def test_unknown_types_are_left_out_and_reported(tmp_path: Path) -> None:
         columns["object_type"] = ["hovercraft" if kind == "bus" else kind for kind in columns["object_type"]]
 
     write_scenario(tmp_path, "one", rename)
-    loaded = read(tmp_path, WINDOWS)
+    loaded = load(Argoverse2(tmp_path, WINDOWS))
     assert kinds(loaded.scenes[0]) == ["vehicle", "pedestrian", "cyclist"]
     assert loaded.skipped == [Skipped("one", "unknown object type 'hovercraft': 1 tracks left out")]
 
@@ -59,7 +60,7 @@ def test_unknown_types_are_left_out_and_reported(tmp_path: Path) -> None:
 
 def test_a_log_stands_in_the_city_frame(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
-    loaded = read_logs(tmp_path, WINDOWS)
+    loaded = load(Argoverse2(tmp_path, WINDOWS))
     assert loaded.skipped == []
     assert [scene.name for scene in loaded.scenes] == ["log@0", "log@5", "log@10"]
     scene = loaded.scenes[1]
@@ -79,7 +80,7 @@ def test_a_log_stands_in_the_city_frame(tmp_path: Path) -> None:
 
 def test_windows_share_their_arrays_and_know_who_is_seen_throughout(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
-    first, second, third = read_logs(tmp_path, WINDOWS).scenes
+    first, second, third = load(Argoverse2(tmp_path, WINDOWS)).scenes
     assert np.shares_memory(first.position, third.position)
     np.testing.assert_array_equal(first.position[:, 5:], second.position[:, :-5])
     # the pedestrian is not seen in frames 0 and 76
@@ -94,7 +95,7 @@ def test_a_dropped_frame_is_a_gap(tmp_path: Path) -> None:
             cuboids[name] = [entry for entry, kept in zip(column, keep, strict=True) if kept]
 
     write_log(tmp_path / "log", change=drop)
-    loaded = read_logs(tmp_path, Windows(history=10, future=30, stride=1))
+    loaded = load(Argoverse2(tmp_path, Windows(history=10, future=30, stride=1)))
     assert [scene.name for scene in loaded.scenes] == ["log@0", "log@41", "log@42", "log@43"]
     assert loaded.skipped == [Skipped("log", "no track is valid throughout 40 of the 44 windows")]
 
@@ -111,7 +112,7 @@ def test_a_pose_rotates_in_space(tmp_path: Path) -> None:
 
     # a quarter turn about x takes (3, 4, 5) to (3, −5, 4)
     write_log(tmp_path / "log", change=place)
-    scene = read_logs(tmp_path, WINDOWS).scenes[0]
+    scene = load(Argoverse2(tmp_path, WINDOWS)).scenes[0]
     np.testing.assert_allclose(scene.position[2], np.tile([4.0, -3.0], (71, 1)), atol=1e-9)
 
 
@@ -138,7 +139,7 @@ def test_logs_may_hold_the_ego_vehicle_and_their_map_in_a_folder(tmp_path: Path)
     (place,) = path.parent.glob("log_map*")
     (path.parent / "map").mkdir()
     place.rename(path.parent / "map" / place.name)
-    scene = read_logs(tmp_path, WINDOWS).scenes[0]
+    scene = load(Argoverse2(tmp_path, WINDOWS)).scenes[0]
     assert kinds(scene) == ["vehicle", "pedestrian", "vehicle"]
     np.testing.assert_allclose(scene.position[0, 0], [0.0, 9.0], atol=1e-9)
 
@@ -202,7 +203,7 @@ def real(assets: Path) -> tuple[Path, Loaded]:
     place = assets / "motion" / "av2"
     if not place.is_dir():
         pytest.skip(f"no Argoverse 2 data at {place}")
-    return place, read(place, WINDOWS)
+    return place, load(Argoverse2(place, WINDOWS))
 
 
 def test_the_real_scenario(real: tuple[Path, Loaded]) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from argoverse_files import POSES, Columns, road, write_log, write_scenario
-from innerspace.motion.argoverse import Loaded, Windows, read
+from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing, frame
+from innerspace.motion.sources import Loaded, load
 
 WINDOWS = Windows(history=11, future=60, stride=5)
 
@@ -58,7 +59,7 @@ def only_reason(loaded: Loaded, name: str) -> str:
 def test_a_damaged_scenario_is_skipped_with_a_reason(tmp_path: Path, damage: str) -> None:
     change, reason = scenario_damage()[damage]
     write_scenario(tmp_path, "one", change)
-    assert reason in only_reason(read(tmp_path, WINDOWS), "one")
+    assert reason in only_reason(load(Argoverse2(tmp_path, WINDOWS)), "one")
 
 
 def test_one_damaged_file_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_one_damaged_file_does_not_stop_the_others(tmp_path: Path) -> None:
     write_log(tmp_path / "c")
     cuboids = write_log(tmp_path / "d")
     cuboids.write_bytes(cuboids.read_bytes()[:3000])
-    loaded = read(tmp_path, WINDOWS)
+    loaded = load(Argoverse2(tmp_path, WINDOWS))
     assert [scene.name for scene in loaded.scenes] == ["b", "c@0", "c@5", "c@10"]
     assert [skipped.name for skipped in loaded.skipped] == ["a", "d"]
     assert loaded.skipped[0].reason.startswith("scenario_a.parquet is no complete parquet file: ")
@@ -111,7 +112,7 @@ def log_damage() -> dict[str, tuple[Callable[[Columns, Columns], object], str]]:
 def test_a_damaged_log_is_skipped_with_a_reason(tmp_path: Path, damage: str) -> None:
     change, reason = log_damage()[damage]
     write_log(tmp_path / "log", change=change)
-    assert reason in only_reason(read(tmp_path, WINDOWS), "log")
+    assert reason in only_reason(load(Argoverse2(tmp_path, WINDOWS)), "log")
 
 
 def test_flipped_bytes_never_crash(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_flipped_bytes_never_crash(tmp_path: Path) -> None:
             spoiled = np.frombuffer(content, np.uint8).copy()
             spoiled[random.integers(len(spoiled), size=20)] = random.integers(256, size=20)
             path.write_bytes(spoiled.tobytes())
-        loaded = read(tmp_path, WINDOWS)
+        loaded = load(Argoverse2(tmp_path, WINDOWS))
         assert {scene.group for scene in loaded.scenes} | {skipped.name for skipped in loaded.skipped} == {"one", "log"}
 
 
@@ -130,17 +131,17 @@ def test_what_lies_beside_must_be_there(tmp_path: Path) -> None:
     path = write_log(tmp_path / "log")
     (place,) = path.parent.glob("log_map*")
     place.rename(path.parent / "other.json")
-    assert only_reason(read(tmp_path, WINDOWS), "log") == "no log_map_archive_*.json beside it"
+    assert only_reason(load(Argoverse2(tmp_path, WINDOWS)), "log") == "no log_map_archive_*.json beside it"
     path.with_name(POSES).unlink()
-    assert only_reason(read(tmp_path, WINDOWS), "log") == f"no {POSES} beside it"
+    assert only_reason(load(Argoverse2(tmp_path, WINDOWS)), "log") == f"no {POSES} beside it"
     path.unlink()
     write_scenario(tmp_path, "one").with_name("log_map_archive_one.json").unlink()
-    assert only_reason(read(tmp_path, WINDOWS), "one") == "no log_map_archive_one.json beside it"
+    assert only_reason(load(Argoverse2(tmp_path, WINDOWS)), "one") == "no log_map_archive_one.json beside it"
 
 
 def test_a_short_log_says_what_a_window_needs(tmp_path: Path) -> None:
     write_log(tmp_path / "log", frames=70)
-    assert only_reason(read(tmp_path, WINDOWS), "log") == "the log has 70 steps, a window needs 71"
+    assert only_reason(load(Argoverse2(tmp_path, WINDOWS)), "log") == "the log has 70 steps, a window needs 71"
 
 
 @pytest.mark.parametrize(
@@ -156,21 +157,21 @@ def test_a_short_log_says_what_a_window_needs(tmp_path: Path) -> None:
 )
 def test_a_damaged_map_skips_its_scene(tmp_path: Path, text: str, reason: str) -> None:
     write_scenario(tmp_path, "one").with_name("log_map_archive_one.json").write_text(text)
-    found = only_reason(read(tmp_path, WINDOWS), "one")
+    found = only_reason(load(Argoverse2(tmp_path, WINDOWS)), "one")
     assert reason in found
     assert "log_map_archive_one.json" in found
 
 
 def test_wrong_requests_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no folder at"):
-        read(tmp_path / "absent", WINDOWS)
+        load(Argoverse2(tmp_path / "absent", WINDOWS))
     with pytest.raises(ValueError, match=r"no scenario_\*\.parquet and no annotations\.feather in .* or below"):
-        read(tmp_path, WINDOWS)
+        load(Argoverse2(tmp_path, WINDOWS))
     with pytest.raises(ValueError, match="stride should be at least 1, it is 0"):
         Windows(stride=0)
     write_scenario(tmp_path, "one")
     with pytest.raises(ValueError, match="50 steps of history and 60 of future; asked for are 11 and 80"):
-        read(tmp_path, Windows(history=11, future=80))
+        load(Argoverse2(tmp_path, Windows(history=11, future=80)))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install 'innerspace\[motion\]'"):
-        read(tmp_path, WINDOWS)
+        load(Argoverse2(tmp_path, WINDOWS))

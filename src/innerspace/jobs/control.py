@@ -131,7 +131,7 @@ class WordsInMotion(Job):
         parts = Parts.of(splits, self.forecaster.framing, self.vocabulary)
         remarks = list[str]()
         run.say(f"  {splits.description}")
-        unit = "scene" if self.data.kind == "simulated" else "log"
+        unit = self.data.unit
         remarks += summary.few_groups(len(parts.both_groups.unique()), unit)
 
         run.say("[bold]2[/] the forecaster")

@@ -1,17 +1,24 @@
 """Which scenes a job sees, and how they are split so that nothing is judged on what it was fitted to."""
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from innerspace.motion.argoverse import Windows
-from innerspace.motion.argoverse import read as read_argoverse
+import numpy as np
+from rich.console import Console
+from tyro.constructors import PrimitiveConstructorSpec
+
+from innerspace.learn.parallel import wait_for_first
+from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing
+from innerspace.motion.scene_store import SceneStore
+from innerspace.motion.scene_writing import write_store
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.sources import Skipped
+from innerspace.motion.sources import SceneSource, Skipped, load
 from innerspace.value import Value
 
 
@@ -31,17 +38,34 @@ class Splits:
     skipped: list[Skipped] = field(default_factory=list[Skipped])
 
 
+Source = Annotated[
+    SceneSource | None,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="CLASS:PATH|JSON",
+        instance_from_str=lambda words: read_source(words[0]),
+        is_instance=lambda item: item is None or isinstance(item, SceneSource),
+        str_from_instance=lambda source: ["None" if source is None else json.dumps(source.to_json())],
+    ),
+]
+"""On the command line a source is its class and path, ``Argoverse2:/data/av2``, or all of its settings as JSON."""
+
+
 @dataclass(frozen=True)
 class Data(Value):
-    """Simulated scenes, or Argoverse 2 files below ``path``.
+    """Simulated scenes, Argoverse 2 files below ``path``, or recorded scenes of any ``source``.
 
     Simulated scenes are split at random by scene (they are independent of each other): ``test`` and ``fit`` are shares
     of all. Sensor logs are split by log: ``held_out`` names the log that is judged (by default the last by name), every
     sixth track of the others is kept from training to pick the best weights, and forecasting scenarios are only ever
     judged. A window starts every ``stride`` steps. ``confounded`` scenes have speeds that depend on the agent's type.
+
+    Recorded scenes are split at random by group (a log, a drive): groups are drawn until ``scenes`` scenes are reached,
+    and ``test`` and ``fit`` are shares of the groups. With a ``cache``, a folder, files are read once, by all cores,
+    and kept there as a ``SceneStore``; recorded scenes without a source are those of the cache as it is.
     """
 
-    kind: Literal["simulated", "av2"] = "simulated"
+    kind: Literal["simulated", "av2", "recorded"] = "simulated"
     path: Path | None = None
     held_out: str | None = None
     stride: int = 5
@@ -50,6 +74,8 @@ class Data(Value):
     seed: int = 0
     fit: float = 0.25
     test: float = 0.1
+    source: Source = None
+    cache: Path | None = None
 
     def check(self) -> None:
         """Refuse contradictory settings and missing files.
@@ -59,15 +85,18 @@ class Data(Value):
         """
         if self.kind == "av2" and self.path is None:
             raise ValueError("data.kind av2 needs data.path, a folder with Argoverse 2 scenarios or sensor logs")
+        if self.kind == "recorded" and self.source is None and self.cache is None:
+            raise ValueError("data.kind recorded needs data.source, like Argoverse2:/data/av2, or data.cache, a store")
         if self.kind == "simulated" and self.path is not None:
             raise ValueError(f"data.path {self.path} is given, but data.kind is simulated; did you mean av2?")
         if self.kind == "simulated" and self.held_out is not None:
             raise ValueError(f"data.held_out {self.held_out!r} names a log, but data.kind is simulated")
-        foreign = ("stride",) if self.kind == "simulated" else ("confounded", "scenes", "seed", "fit", "test")
         default = Data()
-        if ignored := [name for name in foreign if getattr(self, name) != getattr(default, name)]:
-            whose = "recorded" if self.kind == "simulated" else "simulated"
-            raise ValueError(f"data.{ignored[0]} is a setting of {whose} scenes, but data.kind is {self.kind}")
+        for name, kinds in _SETTINGS.items():
+            if self.kind not in kinds and getattr(self, name) != getattr(default, name):
+                raise ValueError(
+                    f"data.{name} is a setting of {' and '.join(kinds)} scenes, but data.kind is {self.kind}"
+                )
         if self.path is not None and not self.path.is_dir():
             raise ValueError(f"data.path: no folder at {self.path}")
         if not (0 < self.fit and 0 < self.test and self.fit + self.test < 0.9):
@@ -75,13 +104,25 @@ class Data(Value):
                 f"data.fit and data.test are shares that leave room to train on; given {self.fit}, {self.test}"
             )
 
+    @property
+    def unit(self) -> str:
+        """What no split tears apart."""
+        return {"simulated": "scene", "av2": "log", "recorded": "group"}[self.kind]
+
     def read(self, framing: Framing) -> Splits:
         """The scenes, split.
 
         Raises:
-            ValueError: if there are too few scenes or logs to split, or an unknown log is named.
+            ValueError: if there are too few scenes, logs or groups to split, an unknown log is named, or the cache
+                holds scenes of other settings.
         """
-        return self._simulated(framing) if self.kind == "simulated" else self._recorded(framing)
+        match self.kind:
+            case "simulated":
+                return self._simulated(framing)
+            case "av2":
+                return self._argoverse(framing)
+            case "recorded":
+                return self._recorded()
 
     def _simulated(self, framing: Framing) -> Splits:
         settings = Simulation(
@@ -105,9 +146,10 @@ class Data(Value):
             description=f"{len(scenes)} simulated scenes ({kind}), split by scene",
         )
 
-    def _recorded(self, framing: Framing) -> Splits:
+    def _argoverse(self, framing: Framing) -> Splits:
         assert self.path is not None
-        loaded = read_argoverse(self.path, Windows(framing.history, framing.future, self.stride))
+        source = Argoverse2(self.path, Windows(framing.history, framing.future, self.stride))
+        loaded = load(source) if self.cache is None else _stored(source, self.cache).load()
         logs = sorted({scene.group for scene in loaded.scenes if not _is_scenario(scene)})
         if len(logs) < 2:
             raise ValueError(
@@ -133,6 +175,88 @@ class Data(Value):
             ),
             skipped=loaded.skipped,
         )
+
+    def _recorded(self) -> Splits:
+        if self.cache is not None:
+            store = SceneStore(self.cache) if self.source is None else _stored(self.source, self.cache)
+            scenes, groups, skipped = store, store.groups, store.skipped()
+            name = str(json.loads(store.manifest.origin.source)["class"])
+        else:
+            assert self.source is not None
+            loaded = load(self.source)
+            scenes, groups, skipped = loaded.scenes, [scene.group for scene in loaded.scenes], loaded.skipped
+            name = type(self.source).__name__
+        drawn = _draw(groups, self.scenes, self.seed)
+        test, fit = int(self.test * len(drawn)), int(self.fit * len(drawn))
+        if min(test, fit) < 1:
+            least = math.ceil(1 / min(self.test, self.fit))
+            raise ValueError(
+                f"{len(drawn)} groups are too few to split, at least {least} are needed; {name} gave {len(scenes)} "
+                f"scenes in {len(set(groups))} groups, of which data.scenes {self.scenes} keeps {sum(map(len, drawn))}"
+                + "".join(f"; {skip.name}: {skip.reason}" for skip in skipped[:3])
+            )
+
+        def of(groups: Sequence[Sequence[int]]) -> list[Scene]:
+            return [scenes[i] for i in sorted(i for group in groups for i in group)]
+
+        return Splits(
+            train=of(drawn[test + fit :]),
+            validate=of(drawn[test : test + fit]),
+            fit=of(drawn[test : test + fit]),
+            test=of(drawn[:test]),
+            description=(
+                f"{sum(map(len, drawn)):,} of {len(scenes):,} scenes of {name}, split by group, of which there are "
+                f"{len(drawn):,}"
+            ),
+            skipped=skipped,
+        )
+
+
+_SETTINGS = {
+    "held_out": ("av2",),
+    "path": ("av2",),
+    "stride": ("av2",),
+    "confounded": ("simulated",),
+    "scenes": ("simulated", "recorded"),
+    "seed": ("simulated", "recorded"),
+    "fit": ("simulated", "recorded"),
+    "test": ("simulated", "recorded"),
+    "source": ("recorded",),
+    "cache": ("av2", "recorded"),
+}
+"""The kinds of data that a setting belongs to."""
+
+
+def read_source(words: str) -> SceneSource | None:
+    """A source from what the command line says of it: ``CLASS:PATH``, JSON, or ``None``.
+
+    Raises:
+        ValueError: for an unknown class, naming those that there are, settings that it has not, or other words.
+    """
+    if words == "None":
+        return None
+    if words.lstrip().startswith("{"):
+        return SceneSource.from_json(json.loads(words))
+    name, _, path = words.partition(":")
+    if not path:
+        raise ValueError(f"a source is CLASS:PATH, like Argoverse2:/data/av2, or a JSON object, not {words!r}")
+    return SceneSource.from_json({"class": name, "path": path})
+
+
+def _stored(source: SceneSource, folder: Path) -> SceneStore:
+    """The store of a source, written first where it is not complete."""
+    with wait_for_first():
+        return write_store(source, folder, console=Console(stderr=True))
+
+
+def _draw(groups: Sequence[str], most: int, seed: int) -> list[list[int]]:
+    """The scenes of each group, in a random order of groups, as long as they are at most so many."""
+    of = dict[str, list[int]]()
+    for number, group in enumerate(groups):
+        of.setdefault(group, []).append(number)
+    names = sorted(of)
+    order = [of[names[i]] for i in np.random.default_rng(seed).permutation(len(names))]
+    return order[: int(np.searchsorted(np.cumsum([len(group) for group in order]), most, side="right"))]
 
 
 def _of_tracks(scenes: list[Scene], wanted: Callable[[int], bool]) -> list[Scene]:

@@ -81,12 +81,20 @@ def refuse_other(job: Job, folder: Path) -> None:
         return
     if "job.json" not in held:
         raise ValueError(f"{folder} is not empty and holds no run; choose another name")
-    written = read_json(folder / "job.json")
+    written = _complete(read_json(folder / "job.json"))
     if written != job.to_json():
         raise ValueError(
             f"{folder} holds a run with other settings ({_difference(written, job.to_json())}); "
             f"choose another name, or run it afresh"
         )
+
+
+def _complete(written: dict[str, Any]) -> dict[str, Any]:
+    """A job's settings with those that were added since it was written, at their defaults."""
+    try:
+        return Job.from_json(written).to_json()
+    except ValueError:
+        return written
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> str:

@@ -15,7 +15,8 @@ it becomes a scene every few steps. Targets are the agents that are valid at eve
 Benjamin Wilson et al., Argoverse 2: Next Generation Datasets for Self-Driving Perception and Forecasting, NeurIPS 2021.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,7 @@ from innerspace.motion.argoverse_tracks import (
     stack,
 )
 from innerspace.motion.scenes import Scene
-from innerspace.motion.sources import Skipped
+from innerspace.motion.sources import SceneSource, Skipped
 from innerspace.value import Value
 
 STEPS, NOW = 110, 49
@@ -55,7 +56,7 @@ SIZES = {
 _STATE = ("position_x", "position_y", "heading", "velocity_x", "velocity_y")
 _ROTATION, _TRANSLATION = ("qw", "qx", "qy", "qz"), ("tx_m", "ty_m", "tz_m")
 _EXTENT = ("length_m", "width_m", "height_m")
-_POSES = "city_SE3_egovehicle.feather"
+_CUBOIDS, _POSES = "annotations.feather", "city_SE3_egovehicle.feather"
 _EGO = {"qw": 1.0} | dict(zip(_EXTENT, (4.877, 2.0, 1.473), strict=True))
 _SHORTEST_GAP, _LONGEST_GAP = 0.05, 5.0
 
@@ -82,63 +83,70 @@ class Windows(Value):
         return slice(now - self.history + 1, now + self.future + 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """The scenes of a folder, and what was left out of them."""
+@dataclass(frozen=True)
+class Argoverse2(SceneSource):
+    """Every motion-forecasting scenario and every sensor log below a folder.
 
-    scenes: list[Scene]
-    skipped: list[Skipped]
-
-
-def read(folder: Path, windows: Windows) -> Loaded:
-    """Read every scenario and every sensor log under a folder.
-
-    Damaged files do not stop the others: each is named among the skipped, with the reason.
-
-    Raises:
-        ValueError: if there is neither kind of file, the windows exceed a scenario, or pyarrow is not installed.
+    A record is the path of a scenario's tracks or of a log's cuboids, from the folder on; below a log's folder nothing
+    is looked for. Scenarios come first, each kind sorted by path. What ``windows`` says of strides is of logs alone.
     """
-    return _read(folder, windows, {"scenario_*.parquet": _scenario, "annotations.feather": _log})
 
+    path: Path
+    windows: Windows = Windows()
 
-def read_scenarios(folder: Path, windows: Windows) -> Loaded:
-    """Read every motion-forecasting scenario under a folder, otherwise like ``read``."""
-    return _read(folder, windows, {"scenario_*.parquet": _scenario})
+    def records(self) -> list[str]:
+        """The paths of all scenarios and logs.
 
+        Raises:
+            ValueError: if there is neither, the windows exceed a scenario, or pyarrow is not installed.
+        """
+        if not self.path.is_dir():
+            raise ValueError(f"no folder at {self.path}")
+        if find_spec("pyarrow") is None:
+            raise ValueError("Argoverse 2 files are read with pyarrow: pip install 'innerspace[motion]'")
+        found = sorted(_files(self.path), key=lambda parts: (_is_log(parts[-1]), parts))
+        if not found:
+            raise ValueError(f"no scenario_*.parquet and no {_CUBOIDS} in {self.path} or below")
+        windows, span = self.windows, self.windows.around(NOW)
+        if (span.start < 0 or span.stop > STEPS) and not _is_log(found[0][-1]):
+            raise ValueError(
+                f"a scenario has {NOW + 1} steps of history and {STEPS - NOW - 1} of future; "
+                f"asked for are {windows.history} and {windows.future}"
+            )
+        return ["/".join(parts) for parts in found]
 
-def read_logs(folder: Path, windows: Windows) -> Loaded:
-    """Read every sensor log under a folder, otherwise like ``read``."""
-    return _read(folder, windows, {"annotations.feather": _log})
-
-
-# what a file holds: its scenes, and remarks on what was left out
-_Reader = Callable[[Path, str, Windows], tuple[list[Scene], list[str]]]
-
-
-def _read(folder: Path, windows: Windows, readers: Mapping[str, _Reader]) -> Loaded:
-    if not folder.is_dir():
-        raise ValueError(f"no folder at {folder}")
-    if find_spec("pyarrow") is None:
-        raise ValueError("Argoverse 2 files are read with pyarrow: pip install 'innerspace[motion]'")
-    found = [(path, reader) for pattern, reader in readers.items() for path in sorted(folder.rglob(pattern))]
-    if not found:
-        raise ValueError(f"no {' and no '.join(readers)} in {folder} or below")
-    span = windows.around(NOW)
-    if (span.start < 0 or span.stop > STEPS) and any(reader is _scenario for _, reader in found):
-        raise ValueError(
-            f"a scenario has {NOW + 1} steps of history and {STEPS - NOW - 1} of future; "
-            f"asked for are {windows.history} and {windows.future}"
-        )
-    loaded = Loaded([], [])
-    for path, reader in found:
-        name = path.stem.removeprefix("scenario_") if reader is _scenario else path.parent.name
+    def read(self, record: str) -> Iterator[Scene | Skipped]:
+        """The scene of a scenario or the windows of a log, and remarks on what was left out."""
+        path = self.path / record
+        log = _is_log(path.name)
+        name = path.absolute().parent.name if log else path.stem.removeprefix("scenario_")
         try:
-            scenes, remarks = reader(path, name, windows)
+            scenes, remarks = (_log if log else _scenario)(path, name, self.windows)
         except ValueError as error:
             scenes, remarks = [], [str(error)]
-        loaded.scenes.extend(scenes)
-        loaded.skipped.extend(Skipped(name, remark) for remark in remarks)
-    return loaded
+        yield from scenes
+        yield from (Skipped(name, remark) for remark in remarks)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, ...]]:
+    """The files to read below a folder, as parts of their paths; each folder is listed once."""
+    ahead: list[tuple[str, tuple[str, ...]]] = [(str(folder), ())]
+    while ahead:
+        place, parts = ahead.pop()
+        with os.scandir(place) as entries:
+            below = list(entries)
+        if any(_is_log(entry.name) for entry in below):
+            yield (*parts, _CUBOIDS)
+            continue
+        for entry in below:
+            if entry.name.startswith("scenario_") and entry.name.endswith(".parquet"):
+                yield (*parts, entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                ahead.append((entry.path, (*parts, entry.name)))
+
+
+def _is_log(name: str) -> bool:
+    return name == _CUBOIDS
 
 
 def _scenario(path: Path, name: str, windows: Windows) -> tuple[list[Scene], list[str]]:

@@ -117,21 +117,24 @@ def _road_edges(ring: Float[np.ndarray, "points 2"]) -> list[np.ndarray]:
 
 
 def _between(left: Float[np.ndarray, "_ 2"], right: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "nodes 2"]:
-    count = max(_count(left), _count(right))
-    return (_resample(left, count) + _resample(right, count)) / 2
+    one, other = _arc(left), _arc(right)
+    count = max(_count(one), _count(other))
+    return (_resample(left, one, count) + _resample(right, other, count)) / 2
 
 
 def _evenly(line: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "nodes 2"]:
-    return _resample(line, _count(line))
-
-
-def _count(line: Float[np.ndarray, "points 2"]) -> int:
-    return max(2, ceil(_arc(line)[-1] / SPACING) + 1)
-
-
-def _resample(line: Float[np.ndarray, "points 2"], count: int) -> Float[np.ndarray, "{count} 2"]:
-    """Nodes at equal distances along the line, its ends included."""
     arc = _arc(line)
+    return _resample(line, arc, _count(arc))
+
+
+def _count(arc: Float[np.ndarray, "points"]) -> int:
+    return max(2, ceil(arc[-1] / SPACING) + 1)
+
+
+def _resample(
+    line: Float[np.ndarray, "points 2"], arc: Float[np.ndarray, "points"], count: int
+) -> Float[np.ndarray, "{count} 2"]:
+    """Nodes at equal distances along the line, its ends included."""
     at = np.linspace(0, arc[-1], count)
     return np.stack([np.interp(at, arc, line[:, axis]) for axis in (0, 1)], axis=-1)
 

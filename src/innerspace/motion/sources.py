@@ -35,3 +35,23 @@ class SceneSource(Value, ABC):
     @abstractmethod
     def read(self, record: str) -> Iterator[Scene | Skipped]:
         """The scenes of a record, and what of it was left out; never an error for what the record holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Scenes in memory, and what was left out of them."""
+
+    scenes: list[Scene]
+    skipped: list[Skipped]
+
+
+def load(source: SceneSource) -> Loaded:
+    """Read everything into memory.
+
+    Raises:
+        ValueError: if there is no record, or a package is missing.
+    """
+    found = [item for record in source.records() for item in source.read(record)]
+    return Loaded(
+        [item for item in found if isinstance(item, Scene)], [item for item in found if isinstance(item, Skipped)]
+    )
