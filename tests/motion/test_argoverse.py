@@ -9,9 +9,10 @@ import pytest
 
 from argoverse_files import POSES, Columns, ego_at, frame_times, lane, write_log, write_map, write_scenario, xyz
 from innerspace.motion.argoverse import Loaded, Skipped, Windows, read, read_logs, read_scenarios
-from innerspace.motion.argoverse_map import SPACING, RoadMap, read_map
+from innerspace.motion.argoverse_map import SPACING, read_map
 from innerspace.motion.argoverse_tracks import past_velocity
 from innerspace.motion.framing import Framing, frame
+from innerspace.motion.roads import RoadMap
 from innerspace.motion.scenes import KINDS, LINE_KINDS, Scene
 
 WINDOWS = Windows(history=11, future=60, stride=5)
