@@ -227,6 +227,11 @@ DAMAGE: dict[str, tuple[Callable[[Plain], None], str, int]] = {
         0,
     ),
     "heading": (spoil(3, "heading", float("nan")), "heading is not finite or beyond 1e+07 though marked valid at 1", 0),
+    "turned": (
+        spoil(3, "heading", float("inf")),
+        "heading is not finite or beyond 1e+07 though marked valid at 1",
+        0,
+    ),
     "far": (
         spoil(3, "position", 1e30),
         "position is not finite or beyond 1e+07 though marked valid at 1 steps of 1",

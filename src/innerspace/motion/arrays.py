@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -17,10 +18,10 @@ import numpy as np
 LARGEST = 1 << 26
 """An array of more bytes than this is not read."""
 
-_DAMAGE = (OSError, EOFError, KeyError, RuntimeError, NotImplementedError, OverflowError, Warning)
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error)
-# numpy takes a header apart that it cannot evaluate
-_DAMAGED_HEADER = (SyntaxError, tokenize.TokenError)
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, RuntimeError, OverflowError, Warning),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @final
@@ -63,26 +64,28 @@ class Arrays:
             raise ValueError(f"{name} has {entry.file_size} bytes; at most {LARGEST} are read")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{name} is packed in an unknown way")
-        with _named(name), self._archive.open(entry) as file:
-            return _array(file, entry.file_size)
+        with _named(name):
+            return _array(self._archive.read(entry))
 
 
-def _array(file: zipfile.ZipExtFile, size: int) -> np.ndarray:
+def _array(content: bytes) -> np.ndarray:
+    file = BytesIO(content)
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version[0]}.{version[1]}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (SyntaxError, tokenize.TokenError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        # numpy evaluates the header as Python's literals, and fails in as many ways
+        raise ValueError(f"its header is damaged: {type(error).__name__}") from None
     if dtype.kind not in "biufU":
         raise ValueError(f"it holds {dtype}; numbers and text are read, and nothing is unpickled")
-    wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or wanted > size:
-        raise ValueError(f"an array of shape {shape} in {size} bytes")
-    content = file.read(wanted)
-    if len(content) < wanted:
-        raise ValueError(f"{len(content)} of {wanted} bytes are there")
-    # an item without bytes, like empty text, cannot be viewed in a buffer
-    flat = np.frombuffer(content, dtype) if wanted else np.zeros(math.prod(shape) if dtype.itemsize else 1, dtype)
+    wanted, count = math.prod(shape) * dtype.itemsize, math.prod(shape)
+    if min(shape, default=0) < 0 or wanted > len(content) - file.tell():
+        raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
+    # items without bytes, as empty texts, cannot be viewed in a buffer: one stands for all, and fits one alone
+    flat = np.frombuffer(content, dtype, count, file.tell()) if wanted else np.zeros(min(count, 1), dtype)
     if dtype.kind == "U" and not _is_text(flat.view(dtype.str[0] + "u4")):
         raise ValueError("it holds numbers that are no letters")
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -101,7 +104,7 @@ def _named(what: str) -> Generator[None]:
             # a header that old versions wrote is as good as damaged
             warnings.simplefilter("error")
             yield
-    except _DAMAGE + _DAMAGED_ZIP + _DAMAGED_HEADER as error:
+    except _DAMAGE as error:
         raise ValueError(f"{what}: {type(error).__name__}: {str(error)[:200]}") from None
     except ValueError as error:
         raise ValueError(f"{what}: {str(error)[:200]}") from None

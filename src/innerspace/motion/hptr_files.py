@@ -23,7 +23,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from jaxtyping import Float
 
-from innerspace.motion.recordings import Recorded, Recording, drawn
+from innerspace.motion.recordings import QUIET, Recorded, Recording, drawn
 from innerspace.motion.scenes import KINDS
 from innerspace.motion.sources import Skipped
 
@@ -81,6 +81,7 @@ class HptrH5(Recorded):
                     yield Skipped(name, _line(error))
 
 
+@QUIET
 def _recording(episode: Any, name: str) -> Recording:
     """The scenario of an episode.
 

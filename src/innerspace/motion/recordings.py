@@ -27,6 +27,9 @@ from innerspace.motion.sources import SceneSource, Skipped
 NO_AGENTS = ("other", "traffic_cone", "traffic_barrier", "traffic_object")
 """The types that are left out as known not to be agents."""
 
+QUIET = np.errstate(invalid="ignore", over="ignore")
+"""For what computes with values of files before they are known to be finite: they are found by what comes out."""
+
 LONGEST = 100.0
 """An agent that is larger than this, in meters, is damage."""
 
@@ -135,6 +138,7 @@ class Recorded(SceneSource, ABC):
     def _check(self, place: Path) -> None:
         """Refuse a file of a known kind that cannot be read, or a folder in which there is nothing else."""
 
+    @QUIET
     def _scene(self, found: Recording, remarks: list[str]) -> Scene:
         now, steps = found.now, found.valid.shape[1]
         if not 0 <= now < steps:

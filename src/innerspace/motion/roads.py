@@ -59,8 +59,8 @@ def evenly(line: Float[np.ndarray, "points 2"], spacing: float) -> Float[np.ndar
 
 
 def node_count(arc: Float[np.ndarray, "points"], spacing: float) -> int:
-    """How many nodes at distances of at most ``spacing`` a line needs."""
-    return max(2, ceil(arc[-1] / spacing) + 1)
+    """How many nodes at distances of at most ``spacing`` a line needs, up to rounding in single precision."""
+    return max(2, ceil(arc[-1] / spacing - 1e-4) + 1)
 
 
 def resample(

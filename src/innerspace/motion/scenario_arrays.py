@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from innerspace.motion.arrays import Arrays
-from innerspace.motion.recordings import Recorded, Recording, check_rate, drawn
+from innerspace.motion.recordings import QUIET, Recorded, Recording, check_rate, drawn
 from innerspace.motion.sources import Skipped
 from innerspace.motion.waymo import HZ, MOST_STATES
 
@@ -71,6 +71,7 @@ class ScenarioArrays(Recorded):
         else:
             yield recording
 
+    @QUIET
     def _recording(self, arrays: Arrays) -> Recording:
         """The scenario of a file.
 
@@ -168,7 +169,7 @@ def _track(
         key = f"tracks/{name}/state/{state}"
         array = arrays[key] if key in arrays else np.zeros(0)
         # scalars have no second axis, or one of length one; of a position the height above ground is not needed
-        rows = array.reshape(len(array), -1) if array.ndim and array.size else array.reshape(0, 1)
+        rows = array.reshape(len(array), -1) if array.ndim and array.size else np.zeros((0, 1))
         fits = len(rows) == steps and (rows.shape[1] == 1 if width == 1 else 2 <= rows.shape[1] <= 3)
         if not fits or array.dtype.kind not in "biuf":
             lost[state] += 1

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from innerspace.motion.recordings import Recorded, Recording, check_rate, drawn
+from innerspace.motion.recordings import QUIET, Recorded, Recording, check_rate, drawn
 from innerspace.motion.roads import MOST_NODES
 from innerspace.motion.sources import Skipped
 from innerspace.motion.tfrecord import Damage, read_shard
@@ -79,6 +79,7 @@ class WaymoScenarios(Recorded):
             except ValueError as error:
                 yield Skipped(where, str(error))
 
+    @QUIET
     def _recording(self, scenario: Any) -> Recording:
         """The scenario of a message.
 

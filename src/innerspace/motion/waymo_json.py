@@ -16,7 +16,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from jaxtyping import Float
 
-from innerspace.motion.recordings import Recorded, Recording, drawn
+from innerspace.motion.recordings import QUIET, Recorded, Recording, drawn
 from innerspace.motion.sources import Skipped
 from innerspace.motion.waymo import HZ, LANES, ROAD_LINES
 
@@ -53,6 +53,7 @@ class WaymoJson(Recorded):
         except _DAMAGE as error:
             yield Skipped(record, f"no exported scenario: {type(error).__name__}: {str(error)[:200]}")
 
+    @QUIET
     def _recording(self, data: dict[str, Any], record: str) -> Recording:
         objects, remarks, whole = list[Any](data["objects"]), list[str](), list[int]()
         if not objects:
