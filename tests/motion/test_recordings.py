@@ -42,7 +42,7 @@ SOURCES: dict[str, tuple[Source, Callable[..., Path], str]] = {
     "hptr": (HptrH5, lambda path, scene, *more: write_hptr(path, [scene], "training", *more), "training.h5"),
 }
 
-TRIALS = 200
+TRIALS = 120
 
 
 def everything(source: SceneSource) -> tuple[list[Scene], list[Skipped]]:

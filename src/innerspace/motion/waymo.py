@@ -15,6 +15,7 @@ ICCV 2021.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -135,18 +136,19 @@ class WaymoScenarios(Recorded):
 def _states(
     scenario: Any, complete: list[int], steps: int, missing: Counter[str]
 ) -> tuple[Float[np.ndarray, "tracks steps 8"], Bool[np.ndarray, "tracks steps"]]:
+    state_of = attrgetter(*_STATE)
     values, valid = np.zeros((len(complete), steps, len(_STATE))), np.zeros((len(complete), steps), dtype=bool)
     for row, track in enumerate(complete):
         for step, state in enumerate(scenario.tracks[track].states):
             if not state.valid:
                 continue
-            entry = [getattr(state, field) for field in _STATE]
-            # an absent field reads as zero, and only then is it worth while to ask
-            absent = [
-                field for field, value in zip(_STATE, entry, strict=True) if not value and not state.HasField(field)
-            ]
-            missing.update(absent)
-            values[row, step], valid[row, step] = entry, not absent
+            values[row, step], valid[row, step] = state_of(state), True
+    # an absent field reads as zero, and only then is it worth while to ask
+    for row, step in np.argwhere(valid & (values == 0).any(-1)).tolist():
+        state = scenario.tracks[complete[row]].states[step]
+        absent = [field for field in _STATE if not state.HasField(field)]
+        missing.update(absent)
+        valid[row, step] = not absent
     return values, valid
 
 
@@ -178,10 +180,11 @@ def _lines(scenario: Any, missing: Counter[str]) -> list[tuple[str, np.ndarray]]
         total += len(points)
         if total > MOST_NODES:
             raise ValueError(f"the map has more than {MOST_NODES} points")
-        absent = [axis for axis in "xy" if not all(getattr(p, axis) or p.HasField(axis) for p in points)]
-        missing.update(f"{name}.{axis}" for axis in absent)
-        if absent:
-            continue
         place = np.array([(point.x, point.y) for point in points]).reshape(-1, 2)
+        if not place.all():
+            absent = [axis for axis in "xy" if not all(point.HasField(axis) for point in points)]
+            missing.update(f"{name}.{axis}" for axis in absent)
+            if absent:
+                continue
         lines += [(kind, place)] if name == "stop_sign" else drawn(kind, place, closed=closed)
     return lines
