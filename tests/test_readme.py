@@ -28,6 +28,7 @@ from innerspace.learn.trials import local
 from innerspace.motion import argoverse
 from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.framing import Framing
+from innerspace.motion.scenario_arrays import ScenarioArrays
 from innerspace.motion.sources import load
 from innerspace.network.model import Model
 from innerspace.network.site import Site, Where
@@ -172,6 +173,11 @@ def skipped(folder: Path) -> None:
     raise ValueError(f"skipped {skip.name}: {skip.reason}")
 
 
+def pickled(folder: Path) -> None:
+    (folder / "sd_waymo.pkl").touch()
+    ScenarioArrays(folder).records()
+
+
 def another_home(folder: Path) -> None:
     Dictionary(8, 16, ReLU(), home=Home("a" * 16, "resid.1")).check("a" * 16, "resid.2", 8)
 
@@ -208,6 +214,7 @@ MESSAGES: dict[str, Callable[[Path], None]] = {
     "skipped": skipped,
     "at least two usable sensor logs are needed": one_log,
     "pip install 'innerspace[": no_extra,
+    "is a pickle: to open it is to run what it says": pickled,
     "the decomposition was fitted at": another_home,
     "a batch should have 1 …": short_text,
     "rows alone do not tell": rows_alone,

@@ -9,9 +9,10 @@ import pytest
 
 from argoverse_files import POSES, Columns, ego_at, frame_times, lane, write_log, write_map, write_scenario, xyz
 from innerspace.motion.argoverse import Argoverse2, Windows
-from innerspace.motion.argoverse_map import SPACING, RoadMap, read_map
+from innerspace.motion.argoverse_map import SPACING, read_map
 from innerspace.motion.argoverse_tracks import past_velocity
 from innerspace.motion.framing import Framing, frame
+from innerspace.motion.roads import RoadMap
 from innerspace.motion.scenes import KINDS, LINE_KINDS, Scene
 from innerspace.motion.sources import Loaded, Skipped, load
 

@@ -14,11 +14,15 @@ from tyro.constructors import PrimitiveConstructorSpec
 from innerspace.learn.parallel import wait_for_first
 from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing
+from innerspace.motion.hptr_files import HptrH5
+from innerspace.motion.scenario_arrays import ScenarioArrays
 from innerspace.motion.scene_store import SceneStore
 from innerspace.motion.scene_writing import write_store
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.motion.sources import SceneSource, Skipped, load
+from innerspace.motion.waymo import WaymoScenarios
+from innerspace.motion.waymo_json import WaymoJson
 from innerspace.value import Value
 
 
@@ -227,6 +231,10 @@ _SETTINGS = {
 """The kinds of data that a setting belongs to."""
 
 
+SOURCES = (Argoverse2, HptrH5, ScenarioArrays, WaymoJson, WaymoScenarios)
+"""The sources that the command line and a job's settings may name."""
+
+
 def read_source(words: str) -> SceneSource | None:
     """A source from what the command line says of it: ``CLASS:PATH``, JSON, or ``None``.
 
@@ -239,7 +247,10 @@ def read_source(words: str) -> SceneSource | None:
         return SceneSource.from_json(json.loads(words))
     name, _, path = words.partition(":")
     if not path:
-        raise ValueError(f"a source is CLASS:PATH, like Argoverse2:/data/av2, or a JSON object, not {words!r}")
+        known = ", ".join(source.__name__ for source in SOURCES)
+        raise ValueError(
+            f"a source is CLASS:PATH, like Argoverse2:/data/av2, or a JSON object, not {words!r}; classes are {known}"
+        )
     return SceneSource.from_json({"class": name, "path": path})
 
 

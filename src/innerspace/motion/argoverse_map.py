@@ -7,15 +7,13 @@ A boundary that two lanes share is kept once, one without paint is left out. Dri
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from innerspace.motion.scenes import LINE_KINDS, pack_lines
+from innerspace.motion.roads import FARTHEST, RoadMap, arc_length, node_count, resample
 
 SPACING = 2.5
 """The distance between the nodes of a polyline, in meters."""
@@ -23,26 +21,7 @@ SPACING = 2.5
 TILE = 30.0
 """Drivable areas are cut at the multiples of this, in meters."""
 
-FARTHEST = 1e7
-"""What is farther out than this, in meters, is damage."""
-
 _LANES = {"VEHICLE": "lane", "BUS": "bus_lane", "BIKE": "bike_lane"}
-
-
-@dataclass(frozen=True, eq=False)
-class RoadMap:
-    """Packed polylines in the city frame, in meters; the valid nodes of a line come first."""
-
-    line: Float[np.ndarray, "lines nodes 2"]
-    kind: Int[np.ndarray, "lines"]
-    valid: Bool[np.ndarray, "lines nodes"]
-
-    def near(self, points: Float[np.ndarray, "points 2"], radius: float) -> "RoadMap":
-        """The lines whose middle node lies within ``radius`` meters of any of the points."""
-        middle = self.line[np.arange(len(self.line)), self.valid.sum(1) // 2]
-        squared = ((middle[:, None] - points) ** 2).sum(-1)
-        kept = (squared <= radius**2).any(1)
-        return RoadMap(self.line[kept], self.kind[kept], self.valid[kept])
 
 
 def read_map(path: Path, *, nodes: int = 10) -> RoadMap:
@@ -56,8 +35,7 @@ def read_map(path: Path, *, nodes: int = 10) -> RoadMap:
         lines = [(kind, line) for kind, line in _lines(data) if np.ptp(line, axis=0).any()]
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path.name} is no Argoverse 2 map: {type(error).__name__}: {error}") from None
-    kinds = [LINE_KINDS.index(kind) for kind, _ in lines]
-    return RoadMap(*pack_lines([_evenly(line) for _, line in lines], kinds, nodes=nodes))
+    return RoadMap.of(lines, SPACING, nodes=nodes)
 
 
 def _lines(data: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
@@ -117,28 +95,6 @@ def _road_edges(ring: Float[np.ndarray, "points 2"]) -> list[np.ndarray]:
 
 
 def _between(left: Float[np.ndarray, "_ 2"], right: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "nodes 2"]:
-    one, other = _arc(left), _arc(right)
-    count = max(_count(one), _count(other))
-    return (_resample(left, one, count) + _resample(right, other, count)) / 2
-
-
-def _evenly(line: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "nodes 2"]:
-    arc = _arc(line)
-    return _resample(line, arc, _count(arc))
-
-
-def _count(arc: Float[np.ndarray, "points"]) -> int:
-    return max(2, ceil(arc[-1] / SPACING) + 1)
-
-
-def _resample(
-    line: Float[np.ndarray, "points 2"], arc: Float[np.ndarray, "points"], count: int
-) -> Float[np.ndarray, "{count} 2"]:
-    """Nodes at equal distances along the line, its ends included."""
-    at = np.linspace(0, arc[-1], count)
-    return np.stack([np.interp(at, arc, line[:, axis]) for axis in (0, 1)], axis=-1)
-
-
-def _arc(line: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points"]:
-    """The distance of every point from the first, along the line."""
-    return np.concatenate(([0.0], np.linalg.norm(np.diff(line, axis=0), axis=-1).cumsum()))
+    one, other = arc_length(left), arc_length(right)
+    count = max(node_count(one, SPACING), node_count(other, SPACING))
+    return (resample(left, one, count) + resample(right, other, count)) / 2

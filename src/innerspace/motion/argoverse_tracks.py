@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from innerspace.motion.argoverse_map import FARTHEST, RoadMap
+from innerspace.motion.roads import FARTHEST, RADIUS, RoadMap
 from innerspace.motion.scenes import KINDS, Scene
 
 HZ = 10.0
 """The sampling rate of scenarios and logs."""
-
-RADIUS = 100.0
-"""How far from its targets a scene keeps the map, in meters."""
 
 SCENARIO_KINDS = {
     "vehicle": "vehicle",
