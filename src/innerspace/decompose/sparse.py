@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-_TILE, _CUDA_TILE = 18 * 2**20, 2**29
+_TILE, _CUDA_TILE = 12 * 2**20, 2**29
 """The bytes of pre-activations that are in memory at a time, if they are in single precision."""
 
 _STRIPE = 256
