@@ -13,8 +13,10 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
+from innerspace.decompose.autoencoder import Autoencoder
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.sparse import on_per_row
+from innerspace.harvest.sequences import Sequences
 from innerspace.learn.fit import Callback, Diverged, Loop, Record, Student
 from innerspace.learn.parallel import Share, all_rows, mean_of_all
 from innerspace.measure.fidelity import row_fidelity
@@ -91,9 +93,9 @@ class TargetL0(Callback):
 
 @final
 class HeldOut(Callback):
-    """Every ``every`` steps and after the last one, the fidelity on rows that are not trained on."""
+    """Every ``every`` steps and after the last one, the fidelity on rows or sequences that are not trained on."""
 
-    def __init__(self, rows: Float[Tensor, "rows d"], every: int) -> None:
+    def __init__(self, rows: Float[Tensor, "rows d"] | Sequences, every: int) -> None:
         if every < 1:
             raise ValueError(f"HeldOut: every should be at least 1, it is {every}")
         self.rows, self.every = rows, every
@@ -261,7 +263,7 @@ def _settings(loop: Loop) -> dict[str, object]:
         {
             "name": student.name,
             "site": student.site,
-            "what": student.what.settings if isinstance(student.what, Dictionary) else type(student.what).__name__,
+            "what": student.what.settings if isinstance(student.what, Autoencoder) else type(student.what).__name__,
             "rate": student.rate,
             "objective": [term.to_json() for term in student.objective],
             "later": [phase.to_json() for phase in student.later],
