@@ -45,8 +45,8 @@ class Convolutional(SparseAutoencoder):
     """A sparse autoencoder of which encoder and decoder are convolutions along the features.
 
     ``channels`` are as many as the kernels ask for, but so few that windows leave no feature out between them,
-    ⌊k / ⌈d/K⌉⌋, and so many that no feature is the middle of two, ⌈k/d⌉; ``positions`` are ⌈k / channels⌉. Where there
-    are fewer latents than ⌈d/K⌉, there are gaps, which are left to b_dec. Every kernel of the decoder has unit norm;
+    ⌊k / ⌈d/K⌉⌋, and so many that no feature is the middle of two, ⌈k/d⌉. ``positions`` are ⌈k / channels⌉, or ⌈d/K⌉ if
+    that is more. Fewer latents than ⌈d/K⌉ share one kernel and leave gaps, which are left to b_dec. Every kernel of the decoder has unit norm;
     rows at the edges, where windows hang over, have less. Encoder biases are those of kernels, learned numbers of the
     nonlinearity those of latents.
 
@@ -70,9 +70,9 @@ class Convolutional(SparseAutoencoder):
     ) -> None:
         super().__init__(width, latents, nonlinearity, (width,), mean, scale, home)
         self.kernels = kernels
-        gapless = max(1, latents // -(-width // kernels.size))
-        self.channels = max(min(kernels.channels, gapless), -(-latents // width))
-        self.positions = -(-latents // self.channels)
+        least = -(-width // kernels.size)
+        self.channels = max(min(kernels.channels, latents // least), -(-latents // width))
+        self.positions = min(latents, max(-(-latents // self.channels), least))
         place = _places(width, self.positions, kernels.size)
         self.register_buffer("place", place, persistent=False)
         # entries that no window brings onto a feature would take part in the norm

@@ -119,9 +119,8 @@ class Sequencewise(SequenceAutoencoder):
         Raises:
             ValueError: if valid tokens are not finite or all alike.
         """
-        share = (valid / valid.sum(0).clamp(min=1)).double()
         filled = x.double().masked_fill(~valid[..., None], 0)
-        mean = torch.einsum("nt,ntd->td", share, filled)
+        mean = filled.sum(0) / valid.sum(0).clamp(min=1)[:, None]
         total = float((filled - mean).masked_fill(~valid[..., None], 0).square().sum() / len(x))
         if not 0 < total < float("inf"):
             raise ValueError(f"valid tokens should be finite and differ; their mean squared distance is {total}")
