@@ -54,10 +54,10 @@ def test_a_padded_token_is_as_one_that_is_not_there() -> None:
         small = Mixer(int(kept.sum()), WIDTH, LATENTS, ReLU(), what.mixing).double().eval()
         weights = dict(what.state_dict())
         for block in range(what.mixing.blocks):
-            for place, cut in (("inner", lambda w: w[:, kept]), ("outer", lambda w: w[kept])):
-                key = f"blocks.{block}.among_tokens.{place}"
-                weights[key] = cut(weights[key])
-            weights[f"blocks.{block}.among_tokens.outer_bias"] = weights[f"blocks.{block}.among_tokens.outer_bias"][kept]
+            key = f"blocks.{block}.among_tokens"
+            weights[f"{key}.inner"] = weights[f"{key}.inner"][:, kept]
+            for place in ("outer", "outer_bias"):
+                weights[f"{key}.{place}"] = weights[f"{key}.{place}"][kept]
         small.load_state_dict(weights)
         code = what.encode(x[row], VALID[row])
         torch.testing.assert_close(code.z[kept], small.encode(x[row, kept]).z)
@@ -146,10 +146,7 @@ def test_sequences_are_normalized_where_they_are_valid() -> None:
 def test_a_network_reads_on_from_a_spliced_sequence(name: str) -> None:
     case = CASES["blocks"]()
     valid = case.batch["valid"]
-    if name == "mixer":
-        what = Mixer(5, 8, 12, ReLU(), Mixing(1, 4, 6))
-    else:
-        what = Sequencewise(5, 8, 12, ReLU())
+    what = Mixer(5, 8, 12, ReLU(), Mixing(1, 4, 6)) if name == "mixer" else Sequencewise(5, 8, 12, ReLU())
     for parameter in what.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
     what.eval()

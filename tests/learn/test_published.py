@@ -1,5 +1,7 @@
 """The losses of Words in Motion as published, against their table, and the faults that come with them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -78,9 +80,7 @@ def test_a_sparse_code_counts_the_same() -> None:
     what, x = made(Tas2025(), 20, 9), torch.randn(30, 9)
     for over in ("sum", "mean"):
         term = PublishedSparsity(0.5, over)
-        trials = [
-            Trial(x, x, code, what, torch.tensor(1.0)) for code in (what.encode(x), what.encode_sparse(x))
-        ]
+        trials = [Trial(x, x, code, what, torch.tensor(1.0)) for code in (what.encode(x), what.encode_sparse(x))]
         torch.testing.assert_close(term(trials[0]), term(trials[1]))
 
 
@@ -97,7 +97,7 @@ def test_beginnings_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("preset", [Tas2025(), Cunningham2023()], ids=lambda item: type(item).__name__)
-def test_both_learn_and_norms_are_left_alone(preset: Preset, tmp_path) -> None:  # noqa: ANN001
+def test_both_learn_and_norms_are_left_alone(preset: Preset, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     x = 3 * torch.randn(400, 4, generator=generator) @ torch.randn(4, 9, generator=generator)
     what = made(preset, 12, 9)

@@ -22,7 +22,7 @@ from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.store import write_store
 from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import Read
-from innerspace.learn.callbacks import Checkpoint, HeldOut
+from innerspace.learn.callbacks import Checkpoint, EarlyStopping, HeldOut
 from innerspace.learn.fit import Callback, FitConfig, Loop, Record, fit
 from innerspace.learn.objectives import AuxK, GateReconstruction, Objective, Reconstruction, Sparsity
 from innerspace.learn.solve import contrast
@@ -58,7 +58,6 @@ def test_a_trial_holds_the_valid_tokens_in_order_and_every_epoch_all_sequences()
     found = [[i for i, item in enumerate(rows) if torch.equal(item, one)] for one in seen]
     assert sorted(len(item) for item in found) == [1] * 6
     assert len({item[0] for item in found}) == 6
-    _, variance = torch.var_mean(own.states[own.valid], 0, correction=0)
     expected = own.states[own.valid].var(0, correction=0).sum()
     torch.testing.assert_close(trials.draw().trial(what).variance, expected)
     with pytest.raises(ValueError, match="1 … 7 sequences, as many as there are; it has 8"):
@@ -161,23 +160,30 @@ def test_one_code_finds_patterns_across_tokens_that_lines_and_single_tokens_do_n
     assert row_fidelity(alone, test).explained_variance < found.explained_variance - 0.2
 
 
-def test_a_mixer_reads_from_all_tokens_what_none_tells_alone() -> None:
-    """The same feature is on in all tokens of a sequence, under noise: only together do they say which."""
-    generator = torch.Generator().manual_seed(3)
-    true = F.normalize(torch.randn(12, WIDTH, generator=generator), dim=-1)
-    which = torch.randint(12, (3000,), generator=generator)
-    clean = true[which][:, None].expand(-1, TOKENS, -1)
-    own = Sequences.of(clean + 0.45 * torch.randn(3000, TOKENS, WIDTH, generator=generator))
-    train, test, truth = own[:2500], own[2500:], clean[2500:].flatten(0, 1)
-    error = list[float]()
+def told_by_the_first(count: int, seed: int) -> Sequences:
+    """Three directions out of eight are on in each token but the first, which says out of which eight."""
+    generator = torch.Generator().manual_seed(4)
+    bases = torch.stack([torch.linalg.qr(torch.randn(8, 8, generator=generator))[0] for _ in range(2)])
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.randint(2, (count,), generator=generator)
+    chosen = torch.rand(count, TOKENS, 8, generator=generator).topk(3).indices
+    z = torch.zeros(count, TOKENS, 8).scatter_(2, chosen, torch.rand(count, TOKENS, 3, generator=generator) + 0.5)
+    x = F.pad(z @ bases[which], (0, 1))
+    x[:, 0] = 0
+    x[:, 0, -1] = 2.0 * which - 1
+    return Sequences.of(x)
+
+
+def test_a_mixer_reads_from_other_tokens_what_none_tells_alone() -> None:
+    train, test = told_by_the_first(2000, 1), told_by_the_first(500, 2)
+    unexplained = list[float]()
     for what in (
-        Mixer.normalized_for(train.states, train.valid, 16, TopK(1), Mixing(1, 16, 32), seed=1),
-        Dictionary.normalized_for(train.states.flatten(0, 1), 16, TopK(1), seed=1),
+        Mixer.normalized_for(train.states, train.valid, 18, TopK(3), Mixing(1, 16, 32), seed=1),
+        Dictionary.normalized_for(train.states.flatten(0, 1), 18, TopK(3), seed=1),
     ):
-        fit(what, sequences(train, 100, 0), (Reconstruction(),), FitConfig(500, 5e-3, log_every=500))
-        code = what.encode(test.states)
-        error.append(1 - explained_variance(truth, what.decode(code.z).flatten(0, 1)))
-    assert error[0] < 0.75 * error[1], error
+        fit(what, sequences(train, 64, 0), (Reconstruction(),), FitConfig(900, 4e-3, log_every=900))
+        unexplained.append(1 - row_fidelity(what, test).explained_variance)
+    assert unexplained[0] < 0.8 * unexplained[1], unexplained
 
 
 def test_a_control_vector_through_one_code_is_the_mean_of_those_of_the_tokens_that_stand() -> None:
@@ -266,3 +272,27 @@ def test_sequences_of_a_network_are_its_states_and_those_of_a_store_the_same(tmp
         Sequences.of(torch.zeros(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]], dtype=torch.bool))
     with pytest.raises(ValueError, match="should be finite"):
         Sequences.of(torch.full((2, 3, 4), torch.inf))
+
+
+def test_a_fit_ends_where_held_out_sequences_are_explained_no_better(tmp_path: Path) -> None:
+    train, held_out = patterns(40), patterns(300, seed=1)
+
+    def trained(path: Path, last: int = 1000) -> tuple[Sequencewise, list[Record]]:
+        what = Sequencewise.normalized_for(train.states, train.valid, 60, ReLU(), seed=1)
+        # more latents than there are sequences to learn from
+        callbacks = [EarlyStopping(held_out, 10, patience=2), Checkpoint(path, 10), _Interrupt(last)]
+        config = FitConfig(400, 1e-2, log_every=400)
+        return what, fit(what, sequences(train, 40, 0), (Reconstruction(),), config, callbacks).history
+
+    what, history = trained(tmp_path / "one")
+    scores = [float(record["held_out_explained_variance"]) for record in history]
+    assert len(scores) < 40
+    assert scores[-3] == max(scores) > scores[0]
+    assert row_fidelity(what, held_out).explained_variance == pytest.approx(max(scores))
+    with pytest.raises(InterruptedError):
+        trained(tmp_path / "other", 10 * (len(scores) - 1))
+    again, log = trained(tmp_path / "other")
+    assert log == history
+    assert all(torch.equal(one, other) for one, other in zip(again.parameters(), what.parameters(), strict=True))
+    with pytest.raises(ValueError, match="every and patience should be at least 1, they are 0 and 3"):
+        EarlyStopping(train, 0)

@@ -46,9 +46,9 @@ class Convolutional(SparseAutoencoder):
 
     ``channels`` are as many as the kernels ask for, but so few that windows leave no feature out between them,
     ⌊k / ⌈d/K⌉⌋, and so many that no feature is the middle of two, ⌈k/d⌉. ``positions`` are ⌈k / channels⌉, or ⌈d/K⌉ if
-    that is more. Fewer latents than ⌈d/K⌉ share one kernel and leave gaps, which are left to b_dec. Every kernel of the decoder has unit norm;
-    rows at the edges, where windows hang over, have less. Encoder biases are those of kernels, learned numbers of the
-    nonlinearity those of latents.
+    that is more. Fewer latents than ⌈d/K⌉ share one kernel and leave gaps, which are left to b_dec. Every kernel of the
+    decoder has unit norm; rows at the edges, where windows hang over, have less. Encoder biases are those of kernels,
+    learned numbers of the nonlinearity those of latents.
 
     Raises:
         ValueError: for sizes below one, a scale that is not positive, or settings that do not fit the latents.
