@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from innerspace.decompose.base import Decomposition
+from innerspace.decompose.base import AnyCode, Decomposition
+from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.decompose.sparse import Sparse
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.network.site import Where
@@ -76,12 +77,16 @@ class Steer:
 
 @dataclass(frozen=True, eq=False)
 class Splice:
-    """Replace the hidden state by what a decomposition makes of it: decode(encode(x)); the error is discarded."""
+    """Replace the hidden state by what a decomposition makes of it: decode(encode(x)); the error is discarded.
+
+    One that reads several tokens together is told which of them are padding, and does not read those. All tokens are
+    replaced, padding as well, unless ``At`` says otherwise.
+    """
 
     via: Decomposition
 
-    def __call__(self, x: Tensor, visit: Visit) -> Tensor:  # noqa: ARG002
-        return self.via.decode(self.via.code(x).z)
+    def __call__(self, x: Tensor, visit: Visit) -> Tensor:
+        return self.via.decode(_coded(self.via, x, visit).z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +138,7 @@ class Write:
                 f"the decomposition has width {rows.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
                 f"a decomposition belongs to the site that it was fitted at"
             )
-        z = read_parts(self.via, self.parts, x)
+        z = read_parts(self.via, self.parts, x, visit)
         new = self.rule(z, visit)
         if new.shape != z.shape:
             raise ValueError(
@@ -163,7 +168,7 @@ def patch(via: Decomposition, parts: int | Sequence[int], source: Float[Tensor, 
                 f"the source of {_named(parts)} has positions {list(source.shape[:-1])}, the hidden state at "
                 f"{visit.site.name!r} {list(z.shape[:-1])}; relocate() brings states to other positions"
             )
-        return read_parts(via, parts, source)
+        return read_parts(via, parts, source, visit)
 
     return Write(via, parts, rule)
 
@@ -257,9 +262,11 @@ def coordinates_of(via: Decomposition, parts: int | Sequence[int]) -> Int[Tensor
 
 
 def read_parts(
-    via: Decomposition, parts: int | Sequence[int], x: Float[Tensor, "*positions d"]
+    via: Decomposition, parts: int | Sequence[int], x: Float[Tensor, "*positions d"], visit: Visit | None = None
 ) -> Float[Tensor, "*positions n"]:
     """The coordinates of some parts only, in the order in which they are named.
+
+    ``visit`` tells a decomposition that reads several tokens together which of them are padding.
 
     Raises:
         ValueError: for parts that are not there, or hidden states of another width.
@@ -269,8 +276,14 @@ def read_parts(
     if isinstance(via, Subspaces):
         # the rows of a rotation read what they write, so those of the other parts are not needed
         return x @ directions[index].T
-    z = via.code(x).z
+    z = _coded(via, x, visit).z
     return _columns(z, index) if isinstance(z, Sparse) else z[..., index]
+
+
+def _coded(via: Decomposition, x: Tensor, visit: Visit | None) -> AnyCode:
+    if isinstance(via, SequenceAutoencoder):
+        return via.code(x, None if visit is None else visit.valid())
+    return via.code(x)
 
 
 def _columns(z: Sparse, index: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ import torch
 from rich.markup import escape
 from torch import Tensor
 
-from innerspace.decompose.dictionary import Dictionary
+from innerspace.decompose.autoencoder import Autoencoder
 from innerspace.decompose.directions import Directions, Origin
+from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import At, Steer
 from innerspace.jobs import summary
@@ -42,6 +43,7 @@ from innerspace.jobs.steering import (
 from innerspace.jobs.subspaces import Verifying, study
 from innerspace.jobs.vectors import (
     OPTIMIZED,
+    SEQUENTIAL,
     Dictionaries,
     Fitted,
     Kind,
@@ -110,7 +112,7 @@ class WordsInMotion(Job):
         sure = ("last", -1) if self.tokens.pool == "each" else ("last", -1, "valid", "all")
         if self.tokens.where.tokens not in sure:
             raise ValueError(f"tokens: every agent needs one hidden state; {self.tokens} may be none or several")
-        needs_topk = "topk" in self.dictionaries.kinds or self.end_to_end.steps > 0
+        needs_topk = bool({"topk", "batchtopk", "sequence"} & set(self.dictionaries.kinds)) or self.end_to_end.steps > 0
         if needs_topk and self.dictionaries.k > self.dictionaries.latents:
             raise ValueError(
                 f"dictionaries: k {self.dictionaries.k} should not exceed the {self.dictionaries.latents} latents"
@@ -152,7 +154,8 @@ class WordsInMotion(Job):
 
         run.say("[bold]4[/] control vectors, plain and through dictionaries")
         fit_states = gather(model, chunks(parts.fit), [self.site], self.tokens).states[self.site]
-        dictionaries, token_rows = self.train_dictionaries(model, parts, run)
+        whole = self.sequences(model, parts)
+        dictionaries, token_rows = self.train_dictionaries(model, parts, whole.get("fit"), run)
         origin = Origin("", "", "", "", self.site, str(self.tokens), splits.description, model.fingerprint())
         for feature in self.vocabulary.features:
             if missing := missing_classes(parts.fit_labels, feature):
@@ -160,7 +163,16 @@ class WordsInMotion(Job):
                     f"no control vector for {feature.name}: too few {' and '.join(missing)} agents to fit it"
                 )
         vectors = list(
-            fit_vectors(fit_states, parts.fit_labels, parts.fit.scene, origin, self.methods, dictionaries, self.seeds)
+            fit_vectors(
+                fit_states,
+                parts.fit_labels,
+                parts.fit.scene,
+                origin,
+                self.methods,
+                dictionaries,
+                self.seeds,
+                whole.get("fit"),
+            )
         )
         if self.optimized.seeds:
             vectors += optimized_vectors(model, self.site, parts, vectors, origin, self.optimized)
@@ -210,7 +222,13 @@ class WordsInMotion(Job):
             "offtarget": off_target([*firsts, *(item for item in judged if item.fitted.method == OPTIMIZED)]),
             "feasibility": feasibility_rows(firsts),
             "dictionaries": judge_dictionaries(
-                model, self.site, dictionaries, test_rows, chunks(parts.test), token_rows["fit"].mean(0)
+                model,
+                self.site,
+                dictionaries,
+                test_rows,
+                chunks(parts.test),
+                token_rows["fit"].mean(0),
+                whole.get("test"),
             ),
             **trained_on,
             **found,
@@ -250,17 +268,26 @@ class WordsInMotion(Job):
         save(network, run.folder)
         return trained
 
+    def sequences(self, model: Model, parts: Parts) -> dict[str, Sequences]:
+        """The hidden states of all tokens, where a dictionary learns from whole sequences."""
+        if not set(self.dictionaries.kinds) & set(SEQUENTIAL):
+            return {}
+        return {
+            name: gather_sequences(model, chunks(batch), self.site, self.tokens)
+            for name, batch in (("fit", parts.fit), ("test", parts.test))
+        }
+
     def train_dictionaries(
-        self, model: Model, parts: Parts, run: Run
-    ) -> tuple[dict[tuple[Kind, int], Dictionary], dict[str, Tensor]]:
+        self, model: Model, parts: Parts, whole: Sequences | None, run: Run
+    ) -> tuple[dict[tuple[Kind, int], Autoencoder], dict[str, Tensor]]:
         """One dictionary per kind and seed, on the hidden states of all valid tokens."""
         every = TokenRule(Where("valid"))
         rows = {
             name: gather(model, chunks(batch), [self.site], every).states[self.site]
             for name, batch in (("fit", parts.fit), ("test", parts.test))
         }
-        trained: dict[tuple[Kind, int], Dictionary] = {
-            (kind, seed): self.dictionaries.train(rows["fit"], kind, seed, run.folder / "dictionaries")
+        trained: dict[tuple[Kind, int], Autoencoder] = {
+            (kind, seed): self.dictionaries.train(rows["fit"], kind, seed, run.folder / "dictionaries", whole)
             for kind in self.dictionaries.kinds
             for seed in range(self.seeds)
         }

@@ -1,23 +1,31 @@
 """Control vectors of every feature by every method, and the dictionaries that refine them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, assert_never, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from innerspace.decompose.autoencoder import Autoencoder
+from innerspace.decompose.convolutional import Convolutional, Kernels
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.directions import Directions, Origin
-from innerspace.decompose.nonlinearities import JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.koopman import Koopman
+from innerspace.decompose.mixer import Mixer, Mixing
+from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.saved import load
+from innerspace.decompose.sequence import SequenceAutoencoder, Sequencewise
+from innerspace.harvest.sequences import Sequences
 from innerspace.interventions import At, Fix, Splice
 from innerspace.learn.callbacks import Checkpoint, DeadLatents
-from innerspace.learn.fit import FitConfig, fit
-from innerspace.learn.objectives import Objective, Reconstruction, Sparsity
+from innerspace.learn.dynamics import Ahead, Back, Consistency
+from innerspace.learn.fit import Callback, FitConfig, fit
+from innerspace.learn.objectives import GateReconstruction, Objective, Reconstruction, Sparsity
 from innerspace.learn.solve import Method, bootstrap, contrast
-from innerspace.learn.trials import local
+from innerspace.learn.trials import local, sequences
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.framing import Batch
 from innerspace.motion.training import losses
@@ -26,7 +34,10 @@ from innerspace.network.model import Interventions, Model
 from innerspace.network.site import Where
 from innerspace.value import Value
 
-Kind = Literal["relu", "jumprelu", "topk"]
+Kind = Literal["relu", "jumprelu", "gated", "topk", "batchtopk", "conv", "mixer", "sequence", "koopman"]
+
+SEQUENTIAL: tuple[Kind, ...] = ("mixer", "sequence", "koopman")
+"""The kinds that learn from whole sequences; all others learn from rows, each by itself."""
 
 OPTIMIZED = "optimized"
 """The method of vectors that are sought by what they do to forecasts, wherever methods are compared."""
@@ -34,9 +45,12 @@ OPTIMIZED = "optimized"
 
 @dataclass(frozen=True)
 class Dictionaries(Value):
-    """The autoencoders: one per kind of nonlinearity and seed, all with ``latents`` latents.
+    """The autoencoders: one per kind and seed, all with ``latents`` latents.
 
-    ``k`` is TopK's; ``l1`` and ``l0`` weigh the sparsity of ReLU and JumpReLU.
+    A kind is a nonlinearity of a fully connected one, or another encoder: ``conv``, along the features, and ``mixer``,
+    along tokens and features, have a ReLU; ``sequence`` has one code for all tokens, of the ``k`` largest latents;
+    ``koopman`` is dense, with constant operators. ``k`` is also TopK's and BatchTopK's; ``l1`` weighs the sparsity of
+    ReLU and Gated, ``l0`` that of JumpReLU. A batch has ``batch`` rows, or as many sequences as have about so many.
     """
 
     kinds: tuple[Kind, ...] = ("relu", "jumprelu", "topk")
@@ -44,6 +58,8 @@ class Dictionaries(Value):
     k: int = 8
     l1: float = 0.02
     l0: float = 0.0003
+    kernels: Kernels = Kernels(size=64)
+    mixing: Mixing = Mixing()
     batch: int = 512
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, log_every=500))
 
@@ -58,33 +74,77 @@ class Dictionaries(Value):
                 return ReLU(), (Reconstruction(), Sparsity(self.l1))
             case "jumprelu":
                 return JumpReLU(), (Reconstruction(), Sparsity(self.l0))
-            case "topk":
+            case "gated":
+                return Gated(), (Reconstruction(), GateReconstruction(), Sparsity(self.l1))
+            case "topk" | "sequence":
                 return TopK(self.k), (Reconstruction(),)
+            case "batchtopk":
+                return BatchTopK(self.k), (Reconstruction(),)
+            case "conv" | "mixer":
+                return ReLU(), (Reconstruction(), Sparsity(self.l1))
+            case "koopman":
+                raise ValueError("a Koopman autoencoder has a dense code, and no nonlinearity that makes it sparse")
+
+    def objective(self, kind: Kind) -> Objective:
+        """What a kind is trained on."""
+        if kind == "koopman":
+            return Reconstruction(), Ahead(), Back(), Consistency()
+        return self.nonlinearity(kind)[1]
+
+    def fresh(self, rows: Float[Tensor, "rows d"], kind: Kind, seed: int, whole: Sequences | None) -> Autoencoder:
+        """One that has not learned anything yet, for the hidden states that it will be trained on."""
+        if kind == "koopman":
+            return Koopman.normalized_for(rows, self.latents, seed=seed)
+        nonlinearity, _ = self.nonlinearity(kind)
+        match kind:
+            case "relu" | "jumprelu" | "gated" | "topk" | "batchtopk":
+                return Dictionary.normalized_for(rows, self.latents, nonlinearity, seed=seed)
+            case "conv":
+                return Convolutional.normalized_for(rows, self.latents, nonlinearity, self.kernels, seed=seed)
+            case "mixer":
+                assert whole is not None
+                states = whole.states, whole.valid
+                return Mixer.normalized_for(*states, self.latents, nonlinearity, self.mixing, seed=seed)
+            case "sequence":
+                assert whole is not None
+                return Sequencewise.normalized_for(whole.states, whole.valid, self.latents, nonlinearity, seed=seed)
+            case _:
+                assert_never(kind)
 
     def place(self, folder: Path, kind: Kind, seed: int) -> Path:
         """The file of one of them."""
         return folder / f"{kind}-{seed}.safetensors"
 
-    def train(self, rows: Float[Tensor, "rows d"], kind: Kind, seed: int, folder: Path) -> Dictionary:
-        """Train one, or take it from the folder where it lies complete or begun."""
+    def train(
+        self, rows: Float[Tensor, "rows d"], kind: Kind, seed: int, folder: Path, whole: Sequences | None = None
+    ) -> Autoencoder:
+        """Train one, or take it from the folder where it lies complete or begun.
+
+        Raises:
+            ValueError: for a kind that learns from whole sequences, if there are none.
+        """
         path = self.place(folder, kind, seed)
         if path.is_file():
-            return Dictionary.load(path)
-        nonlinearity, objective = self.nonlinearity(kind)
-        dictionary = Dictionary.normalized_for(rows, self.latents, nonlinearity, seed=seed)
-        batch = min(self.batch, len(rows))
-        snapshot = folder / f"{kind}-{seed}.snapshot"
+            return load(path)
+        if kind in SEQUENTIAL and whole is None:
+            raise ValueError(f"a dictionary of kind {kind!r} learns from whole sequences, and only rows are given")
+        what = self.fresh(rows, kind, seed, whole)
         every = max(1, self.fit.steps // 8)
-        fit(
-            dictionary,
-            local(rows, batch, seed),
-            objective,
-            self.fit,
-            [DeadLatents(every, after=every * batch // 2), Checkpoint(snapshot, every)],
-        )
-        dictionary.save(path)
+        snapshot = folder / f"{kind}-{seed}.snapshot"
+        callbacks: list[Callback] = [Checkpoint(snapshot, every)]
+        if kind in SEQUENTIAL:
+            assert whole is not None
+            long = float(whole.valid.sum(-1).float().mean())
+            trials = sequences(whole, min(max(1, round(self.batch / long)), len(whole)), seed)
+        else:
+            batch = min(self.batch, len(rows))
+            trials = local(rows, batch, seed)
+            if isinstance(what, Dictionary):
+                callbacks.insert(0, DeadLatents(every, after=every * batch // 2))
+        fit(what, trials, self.objective(kind), self.fit, callbacks)
+        what.save(path)
         snapshot.unlink()
-        return dictionary
+        return what
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +168,16 @@ def fit_vectors(
     groups: Int[Tensor, "n"],
     origin: Origin,
     methods: Sequence[Method],
-    dictionaries: dict[tuple[Kind, int], Dictionary],
+    dictionaries: Mapping[tuple[Kind, int], Autoencoder],
     seeds: int,
+    whole: Sequences | None = None,
 ) -> Iterator[Fitted]:
     """Vectors of all features: each method once on all rows, then plain and refined ones by seed.
 
     Seed 0 sees all scenes, further seeds see scenes drawn with replacement, so the spread over seeds is that of the
     data (and, for refined vectors, of the dictionary's training). A feature whose opposing classes are not both
-    present is left out; the caller says so.
+    present is left out; the caller says so. ``whole`` are the sequences in which the rows stand, for dictionaries that
+    read them.
     """
     for feature in labels.vocabulary.features:
         if missing_classes(labels, feature):
@@ -138,7 +200,9 @@ def fit_vectors(
                     yield Fitted(contrasted(method), feature, method, seed)
             for (kind, number), dictionary in dictionaries.items():
                 if number == seed:
-                    yield Fitted(contrasted("through", dictionary=dictionary), feature, kind, seed)
+                    reads = isinstance(dictionary, SequenceAutoencoder)
+                    within = whole[chosen] if reads and whole is not None else None
+                    yield Fitted(contrasted("through", dictionary=dictionary, within=within), feature, kind, seed)
 
 
 def _draw(labels: Labels, feature: Feature, groups: Int[Tensor, "n"], seed: int) -> Int[Tensor, "m"]:
@@ -162,12 +226,13 @@ def missing_classes(labels: Labels, feature: Feature) -> list[str]:
 def judge_dictionaries(
     model: Model,
     site: str,
-    dictionaries: dict[tuple[Kind, int], Dictionary],
+    dictionaries: Mapping[tuple[Kind, int], Autoencoder],
     rows: Float[Tensor, "n d"],
     batches: Sequence[Batch],
     mean: Float[Tensor, "d"],
+    whole: Sequences | None = None,
 ) -> list[dict[str, Any]]:
-    """Fidelity on held-out rows, and the forecast loss with the reconstruction spliced into the network.
+    """Fidelity on held-out rows, or sequences for what reads them, and the forecast loss with the reconstruction in it.
 
     ``recovered`` is 1 where the spliced loss equals the clean one, 0 where it equals that of mean ablation.
     """
@@ -176,7 +241,8 @@ def judge_dictionaries(
     ablated = forecast_loss(model, batches, {site: At(valid, Fix(mean))})
     table = list[dict[str, Any]]()
     for (kind, seed), dictionary in dictionaries.items():
-        found = row_fidelity(dictionary, rows)
+        reads = isinstance(dictionary, SequenceAutoencoder)
+        found = row_fidelity(dictionary, whole if reads and whole is not None else rows)
         spliced = forecast_loss(model, batches, {site: At(valid, Splice(dictionary))})
         table.append(
             {

@@ -1,6 +1,7 @@
 """What happens around the steps: dead latents, a target for L0, evaluation, snapshots, progress, the log."""
 
 import json
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
+from innerspace.checkpoint import State, load_state, random_state, save_state, set_random_state
+from innerspace.decompose.autoencoder import Autoencoder
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.sparse import on_per_row
+from innerspace.harvest.sequences import Sequences
 from innerspace.learn.fit import Callback, Diverged, Loop, Record, Student
 from innerspace.learn.parallel import Share, all_rows, mean_of_all
 from innerspace.measure.fidelity import row_fidelity
@@ -91,9 +94,9 @@ class TargetL0(Callback):
 
 @final
 class HeldOut(Callback):
-    """Every ``every`` steps and after the last one, the fidelity on rows that are not trained on."""
+    """Every ``every`` steps and after the last one, the fidelity on rows or sequences that are not trained on."""
 
-    def __init__(self, rows: Float[Tensor, "rows d"], every: int) -> None:
+    def __init__(self, rows: Float[Tensor, "rows d"] | Sequences, every: int) -> None:
         if every < 1:
             raise ValueError(f"HeldOut: every should be at least 1, it is {every}")
         self.rows, self.every = rows, every
@@ -105,6 +108,50 @@ class HeldOut(Callback):
         found = row_fidelity(student.what, self.rows)
         columns = ("explained_variance", "l0", "alive", "shrinkage")
         return {f"held_out_{name}": getattr(found, name) for name in columns}
+
+
+@final
+class EarlyStopping(Callback):
+    """Ends a fit when held-out rows or sequences have been explained no better for ``patience`` looks, ``every`` steps.
+
+    The parameters of the best look come back, with what is followed beside them, also where the steps ran out. Logs
+    ``held_out_explained_variance``. The rate falls with the steps that were planned, so a fit that ends early has not
+    cooled down.
+
+    Raises:
+        ValueError: for numbers below one, or a fit of several students, who would not end together.
+    """
+
+    def __init__(self, rows: Float[Tensor, "rows d"] | Sequences, every: int, patience: int = 3) -> None:
+        if every < 1 or patience < 1:
+            raise ValueError(f"EarlyStopping: every and patience should be at least 1, they are {every} and {patience}")
+        self.rows, self.every, self.patience = rows, every, patience
+        self._best, self._worse = dict[str, Tensor](), 0
+        self._score = -math.inf
+
+    def after_step(self, loop: Loop, student: Student) -> Record:
+        """Look, and remember the best."""
+        if len(loop.students) > 1:
+            raise ValueError(f"EarlyStopping ends the fit of one student; this one has {len(loop.students)}")
+        if loop.step % self.every and not loop.over:
+            return {}
+        found = row_fidelity(student.what, self.rows).explained_variance
+        self._worse = 0 if found > self._score else self._worse + 1
+        if found > self._score:
+            self._score = found
+            self._best = {name: item.clone() for name, item in student.what.state_dict().items()}
+        loop.finished = loop.finished or self._worse >= self.patience
+        if loop.over and self._best:
+            student.what.load_state_dict(self._best)
+        return {"held_out_explained_variance": found}
+
+    def state(self) -> State:
+        """The best look, and how many were no better since."""
+        return {"best": self._best, "worse": self._worse, "score": self._score} if self._best else {}
+
+    def restore(self, state: State) -> None:
+        """Continue."""
+        self._best, self._worse, self._score = state["best"], state["worse"], state["score"]
 
 
 @final
@@ -261,7 +308,7 @@ def _settings(loop: Loop) -> dict[str, object]:
         {
             "name": student.name,
             "site": student.site,
-            "what": student.what.settings if isinstance(student.what, Dictionary) else type(student.what).__name__,
+            "what": student.what.settings if isinstance(student.what, Autoencoder) else type(student.what).__name__,
             "rate": student.rate,
             "objective": [term.to_json() for term in student.objective],
             "later": [phase.to_json() for phase in student.later],

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from innerspace.decompose.autoencoder import SparseAutoencoder
 from innerspace.decompose.base import AnyCode
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.sparse import Sparse, weighted_sum
@@ -55,7 +56,7 @@ class Reconstruction(Term):
 
     def __call__(self, trial: Trial) -> Float[Tensor, ""]:
         """E‖x − x̂‖² / E‖x − x̄‖², in the default unit."""
-        return self.coefficient * _squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
+        return self.coefficient * squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class NestedReconstruction(Term):
         if not what.form.prefixes:
             raise ValueError(f"{self.name} needs a dictionary whose form has prefixes")
         errors = [
-            _squared(trial.clean - what.decode(_before(trial.code, prefix)), self.unit, trial.variance)
+            squared(trial.clean - what.decode(_before(trial.code, prefix)), self.unit, trial.variance)
             for prefix in what.form.prefixes
         ]
         return self.coefficient * torch.stack(errors).mean()
@@ -98,17 +99,14 @@ class GateReconstruction(Term):
         """E‖x − decode(max(pre, 0))‖².
 
         Raises:
-            ValueError: if the decomposition is no dictionary.
+            ValueError: if the decomposition is no sparse autoencoder.
         """
-        what, pre = _dictionary(trial, self.name), trial.code.pre
-        rows, bias = what.rows.detach(), what.decoder_bias.detach()
-        written = (
-            weighted_sum(pre.replace(pre.values.relu()), rows)
-            if isinstance(pre, Sparse)
-            else pre.relu() @ rows.to(pre.dtype)
-        )
-        reconstruction = what.scale * (written + bias) + what.mean
-        return self.coefficient * _squared(trial.clean - reconstruction, self.unit, trial.variance)
+        what, pre = trial.decomposition, trial.code.pre
+        if not isinstance(what, SparseAutoencoder):
+            raise ValueError(f"{self.name} judges a sparse autoencoder, not a {type(what).__name__}")
+        gate = pre.replace(pre.values.relu()) if isinstance(pre, Sparse) else pre.relu()
+        reconstruction = trial.of_rows(what.decode_held(gate))
+        return self.coefficient * squared(trial.clean - reconstruction, self.unit, trial.variance)
 
 
 @dataclass(frozen=True)
@@ -178,9 +176,9 @@ class AuxK(Term):
         # to wait for the number of dead latents costs less than to treat all latents as if they might be
         dead = (what.silent >= self.after).nonzero().flatten()
         if not len(dead):
-            return self.coefficient * _squared(left, "variance", trial.variance)
+            return self.coefficient * squared(left, "variance", trial.variance)
         written = weighted_sum(what.largest_among(trial.clean, dead, self.k), what.directions[dead])
-        return self.coefficient * _squared(left - written, "variance", trial.variance)
+        return self.coefficient * squared(left - written, "variance", trial.variance)
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ class Downstream(Term):
         for site, weight in zip(self.sites, self.weights or (1.0,) * len(self.sites), strict=True):
             clean, other = passes.rows(site)
             variance = passes.variance(site) if self.unit == "variance" else None
-            total = total + weight * _squared((clean - other).to(total), self.unit, variance)
+            total = total + weight * squared((clean - other).to(total), self.unit, variance)
         return self.coefficient / len(self.sites) * total
 
 
@@ -252,12 +250,13 @@ class Balanced(Term):
 
     def __call__(self, trial: Trial) -> Float[Tensor, ""]:
         """½ (MSE + [MSE / KL] · KL)."""
-        error = _squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
+        error = squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
         divergence = _passes(trial, self.name).divergence()
         return 0.5 * (error + (error / (divergence + 1e-8)).detach() * divergence)
 
 
-def _squared(error: Float[Tensor, "*rows d"], unit: Unit, variance: Tensor | None) -> Float[Tensor, ""]:
+def squared(error: Float[Tensor, "*rows d"], unit: Unit, variance: Tensor | None) -> Float[Tensor, ""]:
+    """The mean over rows of squared errors, in a unit; the variance may be None where it is not that."""
     total = error.square().sum(-1).mean()
     if unit == "variance":
         assert variance is not None

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from innerspace.decompose.autoencoder import SparseAutoencoder
 from innerspace.decompose.base import Decomposition
-from innerspace.decompose.dictionary import Dictionary
 from innerspace.value import Value
 
 
@@ -93,7 +93,7 @@ def all_rows(rows: Float[Tensor, "own d"]) -> Float[Tensor, "all d"]:
 
 def silence(what: Decomposition) -> Tensor | None:
     """How long latents were silent before a trial that several processes share."""
-    return what.silent.clone() if running() and isinstance(what, Dictionary) else None
+    return what.silent.clone() if running() and isinstance(what, SparseAutoencoder) else None
 
 
 def agree(what: Decomposition, before: Tensor | None, rows: int) -> Tensor | float:
@@ -106,7 +106,7 @@ def agree(what: Decomposition, before: Tensor | None, rows: int) -> Tensor | flo
     count = torch.tensor(rows, device=next(what.parameters()).device)
     total = count.clone()
     distributed.all_reduce(total)
-    if isinstance(what, Dictionary) and before is not None:
+    if isinstance(what, SparseAutoencoder) and before is not None:
         distributed.all_reduce(what.silent, op=distributed.ReduceOp.MIN)
         # what fired anywhere has been silent for no row
         what.silent.copy_(torch.where(what.silent > 0, before + total, 0))

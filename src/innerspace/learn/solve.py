@@ -17,6 +17,8 @@ from torch.nn.functional import logsigmoid
 
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.directions import Directions, Origin
+from innerspace.decompose.sequence import SequenceAutoencoder
+from innerspace.harvest.sequences import Sequences
 
 Method = Literal[
     "mean_difference",
@@ -40,6 +42,7 @@ def contrast(
     *,
     target: Float[Tensor, "n"] | None = None,
     dictionary: Decomposition | None = None,
+    within: Sequences | None = None,
 ) -> Directions:
     """The direction from ``origin.negative`` to ``origin.positive``, scaled so that τ = 1 is the class-mean gap.
 
@@ -53,6 +56,7 @@ def contrast(
         method: the estimator.
         target: the continuous feature, for the regression only, which uses all rows where it is finite.
         dictionary: for the methods that go through one.
+        within: the sequences in which the rows stand, for a dictionary that reads several tokens together.
 
     Raises:
         ValueError: for an unknown or empty class, rows that are not finite, widths that differ, an argument that the
@@ -66,6 +70,12 @@ def contrast(
     ):
         if (given is not None) != (method in users):
             raise ValueError(f"method {method!r} {'needs' if given is None else 'does not use'} a {name}")
+    reads = isinstance(dictionary, SequenceAutoencoder)
+    if reads != (within is not None):
+        name = "this method" if dictionary is None else f"a {type(dictionary).__name__}"
+        raise ValueError(
+            f"{name} {'reads sequences: give those in which the rows stand' if reads else 'does not read sequences'}"
+        )
     if origin.positive == origin.negative:
         raise ValueError(f"two classes are needed, both are {origin.positive!r}")
     if bad := int((~rows.isfinite().all(1)).sum()):
@@ -90,7 +100,16 @@ def contrast(
             raw = regression(rows[known], target[known])
         case "through" | "reference_through":
             assert dictionary is not None
-            raw = through(dictionary, positive, negative, biased=method == "reference_through")
+            biased = method == "reference_through"
+            if isinstance(dictionary, SequenceAutoencoder):
+                assert within is not None
+                if biased or within.rows.shape != rows.shape or not torch.allclose(within.rows.to(rows), rows):
+                    why = "the reference has no such dictionary" if biased else "the rows do not stand in the sequences"
+                    raise ValueError(f"no control vector through a {type(dictionary).__name__}: {why}")
+                ends = (within[labels == list(classes).index(name)] for name in (origin.positive, origin.negative))
+                raw = through_sequences(dictionary, *ends)
+            else:
+                raw = through(dictionary, positive, negative, biased=biased)
     dtype = torch.promote_types(rows.dtype, torch.float32)
     named = dataclasses.replace(origin, method=method)
     return Directions.oriented(raw.to(rows.device, dtype)[None], difference.to(dtype)[None], [named])
@@ -220,6 +239,26 @@ def through(
         return _reference_flip(dictionary.decode(component.to(positive)).double(), positive, negative)
 
 
+def through_sequences(dictionary: SequenceAutoencoder, positive: Sequences, negative: Sequences) -> Float[Tensor, "d"]:
+    """A control vector through a dictionary of sequences: the difference of the mean codes, lifted.
+
+    The code of a token is averaged over the tokens that stand for their sample. A code of a whole sequence writes
+    another direction at each token; steering adds one everywhere, so the vector is their mean, each token with the
+    share that it has in standing for the samples of both classes: what the change does to the rows that were
+    contrasted, on average. Where the same single token stands for all samples, it is that token's direction.
+
+    Raises:
+        ValueError: if the sequences have another width or other tokens than the dictionary reads.
+    """
+    with torch.no_grad():
+        codes = [_mean_sequence_code(dictionary, item) for item in (positive, negative)]
+        lifted = dictionary.lift((codes[0] - codes[1]).to(dictionary.directions)).double()
+        if lifted.ndim == 1:
+            return lifted
+        shares = [item.share.double().mean(0) for item in (positive, negative)]
+        return (shares[0] + shares[1]).to(lifted) / 2 @ lifted
+
+
 def matched(
     labels: Int[Tensor, "n"], positive: int, negative: int, strata: Int[Tensor, "n"], generator: torch.Generator
 ) -> Int[Tensor, "m"]:
@@ -277,6 +316,15 @@ def _mean_code(dictionary: Decomposition, rows: Float[Tensor, "n d"]) -> Float[T
     # in pieces, for the codes of a wide dictionary are much larger than the rows
     totals = [dictionary.encode(piece).z.double().sum(0) for piece in rows.split(4096)]
     return torch.stack(totals).sum(0) / len(rows)
+
+
+def _mean_sequence_code(dictionary: SequenceAutoencoder, sequences: Sequences) -> Float[Tensor, "k"]:
+    total = torch.zeros(dictionary.latents, dtype=torch.float64, device=dictionary.scale.device)
+    for start in range(0, len(sequences), 1024):
+        part = sequences[start : start + 1024]
+        z = dictionary.encode(part.states.to(dictionary.directions), part.valid).z.double()
+        total += z.sum(0) if z.ndim == 2 else torch.einsum("nt,ntk->k", part.share.to(z), z)
+    return total / len(sequences)
 
 
 def _paired(

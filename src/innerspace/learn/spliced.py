@@ -16,6 +16,7 @@ from torch import Tensor
 
 from innerspace.checkpoint import State
 from innerspace.decompose.base import Decomposition
+from innerspace.decompose.sequence import SequenceAutoencoder, reconstructed
 from innerspace.interventions import Read
 from innerspace.learn.passes import OUTPUT, Passes, positions
 from innerspace.learn.trials import Occasion, Trial, Trials
@@ -180,10 +181,14 @@ class _Spot(Occasion):
         hidden = self._clean.hidden[site]
         like = next(what.parameters())
         chosen = positions(self._model, self._batch, site, self._clean, self._where)
-        clean = (hidden.flatten(0, -2) if chosen is None else hidden[chosen]).to(like)
+        valid = hidden.new_ones(hidden.shape[:-1], dtype=torch.bool) if chosen is None else chosen
         with self.precision():
-            code = what.code(clean)
-            reconstruction = what.decode(code.z)
+            if isinstance(what, SequenceAutoencoder):
+                clean, reconstruction, code = reconstructed(what, hidden.to(like), valid)
+            else:
+                clean = (hidden.flatten(0, -2) if chosen is None else hidden[chosen]).to(like)
+                code = what.code(clean)
+                reconstruction = what.decode(code.z)
         passes = None
         if needs:
             put = reconstruction.to(hidden)
@@ -191,7 +196,7 @@ class _Spot(Occasion):
             other = self._pass(set(), needs, site, edited)
             passes = Passes(self._model, self._batch, self._clean, other, self._where, self._variance)
         variance = self._variance[site].to(like)
-        return Trial(clean, reconstruction, code, what, variance, passes)
+        return Trial(clean, reconstruction, code, what, variance, passes, valid=valid if valid.ndim > 1 else None)
 
     def _place(self, site: str) -> str:
         """The site of that name; where there is one only, it need not be named."""

@@ -5,19 +5,21 @@ from a running network, and compares, where a term asks for it, what follows wit
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from innerspace.checkpoint import State
 from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
+from innerspace.decompose.sequence import reconstructed
+from innerspace.harvest.sequences import Sequences
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Neighborhood
 from innerspace.learn.parallel import Share
@@ -30,7 +32,8 @@ class Trial:
 
     ``variance`` is the mean squared distance of the stream's rows from their mean: the unit of reconstruction errors.
     It belongs to the stream, not to the batch, so that a mean over rows stays one. ``passes`` are the clean and the
-    spliced pass, where a term needs them; ``neighborhood`` holds the rows among which neighbors are sought.
+    spliced pass, where a term needs them; ``neighborhood`` holds the rows among which neighbors are sought. ``valid``
+    says where the rows stand in sequences, which they do in order; None where they do not.
     """
 
     clean: Float[Tensor, "*rows d"]
@@ -40,6 +43,12 @@ class Trial:
     variance: Float[Tensor, ""]
     passes: Passes | None = None
     neighborhood: Neighborhood | None = None
+    valid: Bool[Tensor, "*batch token"] | None = None
+
+    def of_rows(self, decoded: Tensor) -> Float[Tensor, "*rows d"]:
+        """What a decoder gives, where the rows are: of whole sequences the valid tokens."""
+        whole = self.valid is not None and decoded.shape[:-1] == self.valid.shape
+        return decoded[self.valid] if whole else decoded
 
 
 class Occasion(ABC):
@@ -83,7 +92,28 @@ def local(rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share = S
     Raises:
         ValueError: if there are fewer rows than a batch, or rows that are not finite or all alike.
     """
-    return _Local(rows, batch, seed, share)
+    variance = moments(rows)[1]
+
+    def occasion(index: Tensor) -> Occasion:
+        return _Rows(rows.index_select(0, index), variance)
+
+    return _Local(len(rows), "rows", rows.device, occasion, batch, seed, share)
+
+
+def sequences(states: Sequences, batch: int, seed: int, share: Share = Share()) -> Trials:
+    """Trials of whole sequences, ``batch`` of them at a time, in an order like that of ``local``.
+
+    The rows of a trial are the valid tokens of its sequences, so every term weighs all tokens alike.
+
+    Raises:
+        ValueError: if there are fewer sequences than a batch, or their tokens are all alike.
+    """
+    variance = moments(states.states[states.valid])[1]
+
+    def occasion(index: Tensor) -> Occasion:
+        return _Sequences(states.states.index_select(0, index), states.valid.index_select(0, index), variance)
+
+    return _Local(len(states), "sequences", states.states.device, occasion, batch, seed, share)
 
 
 def stored(store: Store, site: str, batch: int, seed: int, share: Share = Share()) -> Trials:
@@ -97,22 +127,31 @@ def stored(store: Store, site: str, batch: int, seed: int, share: Share = Share(
 
 @final
 class _Local(Trials):
-    def __init__(self, rows: Float[Tensor, "rows d"], batch: int, seed: int, share: Share) -> None:
-        if not 1 <= batch <= len(rows):
-            raise ValueError(f"a batch should have 1 … {len(rows)} rows, as many as there are; it has {batch}")
+    def __init__(
+        self,
+        count: int,
+        noun: str,
+        device: torch.device,
+        occasion: Callable[[Tensor], Occasion],
+        batch: int,
+        seed: int,
+        share: Share,
+    ) -> None:
+        if not 1 <= batch <= count:
+            raise ValueError(f"a batch should have 1 … {count} {noun}, as many as there are; it has {batch}")
         if seed < 0:
             raise ValueError(f"the seed should not be negative, it is {seed}")
-        self._rows, self._batch, self._seed, self._share = rows, batch, seed, share
-        self._variance = moments(rows)[1]
+        self._count, self._noun, self._device, self._occasion = count, noun, device, occasion
+        self._batch, self._seed, self._share = batch, seed, share
         self._begin(epoch=0, position=0)
 
     def draw(self, needs: Set[str] = frozenset()) -> Occasion:
         _refuse(needs)
-        if self._position + self._batch > len(self._rows):
+        if self._position + self._batch > self._count:
             self._begin(self._epoch + 1, position=0)
         index = self._order[self._position : self._position + self._batch]
         self._position += self._batch
-        return _Rows(self._rows.index_select(0, self._share.of(index)), self._variance)
+        return self._occasion(self._share.of(index))
 
     def state(self) -> State:
         return {**self._identity(), "epoch": self._epoch, "position": self._position}
@@ -124,12 +163,12 @@ class _Local(Trials):
         self._begin(state["epoch"], state["position"])
 
     def _identity(self) -> dict[str, int]:
-        return {"seed": self._seed, "batch": self._batch, "rows": len(self._rows)}
+        return {"seed": self._seed, "batch": self._batch, self._noun: self._count}
 
     def _begin(self, epoch: int, position: int) -> None:
         # a permutation per (seed, epoch) needs no generator state to be kept
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
-        self._order = torch.from_numpy(order).to(self._rows.device)
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+        self._order = torch.from_numpy(order).to(self._device)
         self._epoch, self._position = epoch, position
 
 
@@ -165,3 +204,14 @@ class _Rows(Occasion):
         clean = self._rows.to(like)
         code = what.code(clean)
         return Trial(clean, what.decode(code.z), code, what, self._variance.to(like))
+
+
+@final
+class _Sequences(Occasion):
+    def __init__(self, states: Tensor, valid: Tensor, variance: Tensor) -> None:
+        self._states, self._valid, self._variance = states, valid, variance
+
+    def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:  # noqa: ARG002
+        like = next(what.parameters())
+        clean, reconstruction, code = reconstructed(what, self._states.to(like), self._valid)
+        return Trial(clean, reconstruction, code, what, self._variance.to(like), valid=self._valid)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.dictionary import moments
+from innerspace.decompose.sequence import reconstructed
 from innerspace.decompose.sparse import Sparse
+from innerspace.harvest.sequences import Sequences
 from innerspace.value import Value
 
 
@@ -43,8 +45,10 @@ class FiringHistogram(Value):
 
 
 @torch.no_grad()
-def row_fidelity(what: Decomposition, rows: Float[Tensor, "rows d"], *, chunk: int = 8192) -> RowFidelity:
-    """Encode and decode rows, and measure what came back.
+def row_fidelity(what: Decomposition, rows: Float[Tensor, "rows d"] | Sequences, *, chunk: int = 8192) -> RowFidelity:
+    """Encode and decode rows, and measure what came back; the rows of sequences are their valid tokens.
+
+    Where there is one code for a whole sequence, L0 is that of sequences.
 
     Raises:
         ValueError: if the rows are not finite or all alike.
@@ -52,21 +56,28 @@ def row_fidelity(what: Decomposition, rows: Float[Tensor, "rows d"], *, chunk: i
     training = what.training
     what.eval()
     like = next(what.parameters())
-    reconstruction, entries, on = list[Tensor](), 0.0, None
-    for part in rows.split(chunk):
-        z = what.code(part.to(like)).z
-        reconstruction.append(what.decode(z).to(rows))
-        entries += l0(z) * len(part)
-        on = fired(z) if on is None else on | fired(z)
+    reconstruction, entries, codes, on = list[Tensor](), 0.0, 0, None
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        if isinstance(part, Sequences):
+            _, x_hat, code = reconstructed(what, part.states.to(like), part.valid)
+        else:
+            code = what.code(part.to(like))
+            x_hat = what.decode(code.z)
+        reconstruction.append(x_hat)
+        entries += float(active(code.z).double().sum())
+        codes += code.cost.numel()
+        on = fired(code.z) if on is None else on | fired(code.z)
     what.train(training)
-    x_hat = torch.cat(reconstruction)
     assert on is not None
+    clean = rows.states[rows.valid] if isinstance(rows, Sequences) else rows
+    x_hat = torch.cat(reconstruction).to(clean)
     return RowFidelity(
-        rows=len(rows),
-        explained_variance=explained_variance(rows, x_hat),
-        l0=entries / len(rows),
+        rows=len(clean),
+        explained_variance=explained_variance(clean, x_hat),
+        l0=entries / codes,
         alive=float(on.double().mean()),
-        shrinkage=shrinkage(rows, x_hat),
+        shrinkage=shrinkage(clean, x_hat),
     )
 
 
