@@ -27,12 +27,12 @@ from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonl
 from innerspace.learn.callbacks import Callback, Checkpoint, DeadLatents, TargetL0
 from innerspace.learn.fit import FitConfig, Loop, Phase, Record, Student, fit_together
 from innerspace.learn.objectives import AuxK, Downstream, GateReconstruction, OutputKL, Reconstruction, Sparsity
-from innerspace.learn.parallel import Share, all_rows, mean_of_all, wait_for_first
 from innerspace.learn.spliced import spliced
 from innerspace.learn.trials import Trials, local
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site
 from innerspace.network.trace import Trace
+from innerspace.parallel import Share, all_rows, mean_of_all, wait_for_first
 
 
 class Reader(nn.Module):

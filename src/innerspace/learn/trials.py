@@ -20,8 +20,8 @@ from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Neighborhood
-from innerspace.learn.parallel import Share
 from innerspace.learn.passes import Passes
+from innerspace.parallel import Share
 
 
 @dataclass(frozen=True, eq=False)
