@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec
 
-from innerspace.learn.parallel import wait_for_first
+from innerspace.parallel import wait_for_first
 from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing
 from innerspace.motion.hptr_files import HptrH5
