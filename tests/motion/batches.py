@@ -1,4 +1,4 @@
-"""Batches as tests of forecasters need them: with short lines, with targets that move otherwise, in double precision."""
+"""Batches as tests of forecasters need them: short lines, targets that move otherwise, double precision."""
 
 import dataclasses
 

@@ -117,7 +117,8 @@ class Wayformer(Forecaster[WayformerSettings]):
         self.other_time = learned(steps, width, scale=0.02)
         self.node_place = learned(nodes, width, scale=0.02)
         self.trajectory = nn.ModuleList(Block(*sizes) for _ in range(settings.trajectory_layers))
-        self.queries = learned(settings.latents, width, scale=1.0)
+        # small, lest what latents gather be little beside what they begin with
+        self.queries = learned(settings.latents, width, scale=0.02)
         later = (Block(*sizes) for _ in range(settings.latent_layers))
         self.latents = nn.ModuleList((CrossBlock(*sizes, among=False), *later))
         self.anchors = learned(settings.modes, width, scale=1.0)
