@@ -11,8 +11,9 @@ import tyro
 
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Framing, frame
+from innerspace.motion.losses import losses
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.training import Training, forecast, losses, train
+from innerspace.motion.training import Training, forecast, train
 
 
 def fastest(work: Callable[[], object], repeats: int = 15) -> float:

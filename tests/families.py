@@ -12,6 +12,7 @@ from innerspace.language.causal_lm import CausalLM
 from innerspace.language.text import Text
 from innerspace.motion.forecasters.hptr import Hptr, HptrFamily, HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, RedMotionSettings
+from innerspace.motion.forecasters.wayformer import Wayformer, WayformerFamily, WayformerSettings
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Family, Model
@@ -134,6 +135,15 @@ def hptr() -> Case:
     return Case(Model(network, HptrFamily()), batch, sites, "trajectory")
 
 
+def wayformer() -> Case:
+    """The other forecaster, with a history of its own."""
+    torch.manual_seed(6)
+    framing = Framing(history=6, future=10, stride=2, agents=3, lines=6)
+    network = Wayformer(WayformerSettings(framing=framing, width=8, latents=4, modes=3))
+    batch = frame(simulate(Simulation(scenes=2, seed=3, history=6, future=10, dropout=0.3)).scenes, framing)
+    return Case(Model(network, WayformerFamily()), batch, ("agent.0", "agent.1", "agent.2"), "trajectory")
+
+
 def language(name: str, sites: tuple[str, ...]) -> Case:
     """A decoder, with texts that are padded at either end."""
     generator = torch.Generator().manual_seed(5)
@@ -154,6 +164,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "encoder": encoder,
     "redmotion": redmotion,
     "hptr": hptr,
+    "wayformer": wayformer,
     "gpt2": gpt2,
     "llama": llama,
 }

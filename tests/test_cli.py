@@ -5,6 +5,7 @@ import pytest
 from argoverse_files import write_log, write_scenario
 from innerspace.cli import main, read_job, recipes
 from innerspace.jobs.control import WordsInMotion
+from innerspace.motion.forecasters.wayformer import WayformerSettings
 
 Capture = pytest.CaptureFixture[str]
 
@@ -137,6 +138,27 @@ def test_a_saved_job_may_be_changed_by_flags(tmp_path: Path, capsys: Capture) ->
     assert read_job(tmp_path / "job.json") == WordsInMotion(seeds=2)
     line = refused(["run", str(tmp_path / "job.json"), "--seeds", "0", "--runs", str(tmp_path)], capsys)
     assert line == "error seeds should be at least 1, it is 0\n"
+
+
+def test_a_recipe_chooses_the_forecaster_and_flags_set_its_sizes(tmp_path: Path, capsys: Capture) -> None:
+    place = tmp_path / "other.py"
+    place.write_text(
+        "from innerspace.jobs.control import WordsInMotion\n"
+        "from innerspace.motion.forecasters.wayformer import WayformerSettings\n"
+        "job = WordsInMotion(forecaster=WayformerSettings(latents=9))\n"
+    )
+    assert read_job(place) == WordsInMotion(forecaster=WayformerSettings(latents=9))
+    assert left(["run", str(place), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--forecaster.latents" in said
+    assert "--forecaster.red-tokens" not in said
+    run = ["run", str(place), "--runs", str(tmp_path / "runs")]
+    assert left([*run, "--forecaster.heads", "5"]) == 2
+    assert "Wayformer: heads 5 should" in capsys.readouterr().err
+    sites = refused([*run, "--forecaster.latent-layers", "1", "--site", "red.0"], capsys)
+    assert "this model has agent.0, agent.1, agent.2, latents.0, latents.1, modes.0" in sites
+    assert left(["run", "words-in-motion", "--help"]) == 0
+    assert "--forecaster.red-tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["show", "sites", "eval", "report"])

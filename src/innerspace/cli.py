@@ -24,8 +24,8 @@ from innerspace.jobs.pareto import Pareto
 from innerspace.jobs.scenes import SceneData
 from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
-from innerspace.learn.parallel import Share, begin
 from innerspace.motion.forecasters.known import load_model
+from innerspace.parallel import Share, begin
 from innerspace.report.record import write
 from innerspace.value import read_json
 

@@ -21,13 +21,13 @@ from innerspace.jobs.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.scenes import Captions, SceneData, SceneReading, SceneStream
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import OutputKL, Reconstruction
-from innerspace.learn.parallel import Share
 from innerspace.learn.spliced import spliced, survey
 from innerspace.motion.forecasters.forecaster import save
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Framing
 from innerspace.motion.sentences import parse
 from innerspace.motion.words import Vocabulary
+from innerspace.parallel import Share
 from innerspace.report.blocks import Palette, Remarks, Table
 from innerspace.report.end_to_end import end_to_end
 from innerspace.value import read_json

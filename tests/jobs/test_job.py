@@ -15,7 +15,10 @@ from innerspace.jobs.job import Job, Run, execute
 from innerspace.jobs.steering import Steering
 from innerspace.jobs.vectors import Dictionaries
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
+from innerspace.motion.forecasters.wayformer import WayformerSettings
 from innerspace.motion.framing import Framing
+from innerspace.motion.losses import Loss
+from innerspace.motion.training import Training
 from innerspace.network.site import Where
 from innerspace.value import read_json
 
@@ -58,6 +61,25 @@ def test_a_job_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert Job.from_json(read_json(tmp_path / "job.json")) == job
     assert Job.from_json(WordsInMotion().to_json()) == WordsInMotion()
     assert job != WordsInMotion()
+
+
+def test_the_job_of_another_forecaster_comes_back_and_so_does_one_of_old(tmp_path: Path) -> None:
+    job = WordsInMotion(
+        forecaster=WayformerSettings(latents=7, map_tokens="node", covariance="correlation"),
+        training=Training(loss=Loss("l2", (1.0, 2.0, 0.0))),
+    )
+    job.save(tmp_path / "job.json")
+    assert Job.from_json(read_json(tmp_path / "job.json")) == job
+    job.check()
+    with pytest.raises(ValueError, match=r"no site is called 'agent\.2'; this model has agent\.0, latents\.0"):
+        dataclasses.replace(job, forecaster=WayformerSettings(trajectory_layers=1), sites=("agent.0",)).check()
+
+    old = WordsInMotion(seeds=2).to_json()
+    forecaster, training = old["forecaster"], old["training"]
+    assert isinstance(forecaster, dict)
+    assert isinstance(training, dict)
+    del forecaster["covariance"], training["loss"]
+    assert Job.from_json(old) == WordsInMotion(seeds=2)
 
 
 def test_the_same_job_goes_on_in_its_folder(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ The processes are forks of this very file, run as a script, so that torch is imp
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,13 @@ from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonl
 from innerspace.learn.callbacks import Callback, Checkpoint, DeadLatents, TargetL0
 from innerspace.learn.fit import FitConfig, Loop, Phase, Record, Student, fit_together
 from innerspace.learn.objectives import AuxK, Downstream, GateReconstruction, OutputKL, Reconstruction, Sparsity
-from innerspace.learn.parallel import Share, all_rows, mean_of_all, wait_for_first
 from innerspace.learn.spliced import spliced
 from innerspace.learn.trials import Trials, local
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site
 from innerspace.network.trace import Trace
+from innerspace.parallel import Share, all_rows, mean_of_all, wait_for_first
+from processes import fork, script
 
 
 class Reader(nn.Module):
@@ -221,32 +220,12 @@ def wait_for_another(snapshot: Path) -> None:
         time.sleep(0.001)
 
 
-def fork(act: Callable[[], None]) -> int:
-    """A process that does something and ends."""
-    if child := os.fork():
-        return child
-    try:
-        act()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def script(*arguments: str) -> None:
-    """Run this file."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def numbers(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in record.items() if name != "student"}
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    script("together", str(tmp_path))
+    script(__file__, "together", str(tmp_path))
     both = [load_state(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1)]
     for name, case in cases().items():
         expected = learned(case, Share())
@@ -270,7 +249,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 def test_a_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
-    script("killed", str(tmp_path))
+    script(__file__, "killed", str(tmp_path))
     whole = endure(tmp_path / "whole")
     steps = load_state(tmp_path / "steps.safetensors")["steps"]
     assert len(steps) == 4

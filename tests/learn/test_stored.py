@@ -11,9 +11,9 @@ from innerspace.decompose.nonlinearities import TopK
 from innerspace.harvest.store import Store, write_store
 from innerspace.learn.fit import FitConfig, fit
 from innerspace.learn.objectives import Reconstruction
-from innerspace.learn.parallel import Share
 from innerspace.learn.trials import stored
 from innerspace.network.site import Where
+from innerspace.parallel import Share
 
 
 @pytest.fixture

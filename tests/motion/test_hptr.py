@@ -14,9 +14,9 @@ from innerspace.motion.forecasters.hptr import Hptr, HptrFamily, HptrSettings
 from innerspace.motion.forecasters.known import load
 from innerspace.motion.forecasters.own_frames import line_points
 from innerspace.motion.framing import Batch, Framing, Tracks, frame
+from innerspace.motion.losses import losses
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.training import losses
 from innerspace.network.model import Model
 from innerspace.network.site import Where
 from motion.padding import with_damaged_padding, without_road

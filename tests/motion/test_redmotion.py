@@ -15,6 +15,7 @@ from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionFamily, 
 from innerspace.motion.framing import Batch, Framing, Tracks, frame
 from innerspace.motion.simulate import Simulation, simulate
 from innerspace.network.model import Model
+from motion.batches import with_other_targets, with_short_lines
 from motion.padding import with_damaged_padding, without_road
 
 FRAMING = Framing(history=6, future=20, stride=2, agents=5, lines=16)
@@ -42,6 +43,7 @@ def test_the_output_has_its_shapes_and_bounds(network: RedMotion, batch: Batch) 
 
 
 def test_padding_never_matters_even_if_it_is_not_a_number(network: RedMotion, batch: Batch) -> None:
+    batch = with_short_lines(batch)
     assert not batch.target.valid.all()
     clean, damaged = network(batch), network(with_damaged_padding(batch))
     for name in clean:
@@ -91,17 +93,7 @@ def test_the_sites_are_read_with_their_shapes_and_masks(network: RedMotion, batc
 def test_the_targets_motion_is_known_only_through_its_last_hidden_state(network: RedMotion, batch: Batch) -> None:
     model = Model(network, RedMotionFamily())
     clean = model.run(batch, {"agent.2": Read()})
-    changed = dataclasses.replace(
-        batch,
-        target=dataclasses.replace(
-            batch.target,
-            position=batch.target.position * 3 + 1,
-            heading=batch.target.heading + 0.3,
-            velocity=-2 * batch.target.velocity,
-            size=batch.target.size + 1,
-            kind=(batch.target.kind + 1) % 3,
-        ),
-    )
+    changed = with_other_targets(batch)
     assert not torch.allclose(model.run(changed).output["trajectory"], clean.output["trajectory"], atol=1e-3)
     held = model.run(changed, {"agent.2": lambda _, __: clean.hidden["agent.2"]}).output
     for name, item in clean.output.items():

@@ -9,8 +9,9 @@ from torch.distributions import MultivariateNormal
 
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Batch, Framing, frame
+from innerspace.motion.losses import losses
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.training import Training, evaluate, forecast, losses, train
+from innerspace.motion.training import Training, evaluate, forecast, train
 
 FRAMING = Framing(history=6, future=20, stride=4, agents=3, lines=8)
 SETTINGS = RedMotionSettings(framing=FRAMING, width=16, window=4, red_tokens=4, dropout=0.1)
@@ -77,7 +78,7 @@ def test_the_loss_is_the_winners_likelihood_and_the_entropy_of_the_choice(rows: 
     found = losses(output, batch)
     expected = total / waypoints + choice / int(batch.future_valid.any(1).sum())
     torch.testing.assert_close(found.mean(), expected, rtol=1e-4, atol=1e-4)
-    assert found.likelihood[0] == found.choice[0] == found.distance[0] == 0
+    assert found.path[0] == found.choice[0] == found.distance[0] == 0
 
 
 def test_rows_without_a_waypoint_give_no_gradient(rows: Batch) -> None:

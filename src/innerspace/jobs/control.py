@@ -62,6 +62,7 @@ from innerspace.motion.training import Trained, Training, train
 from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
 from innerspace.network.site import Where
+from innerspace.parallel import Share, go_on_alone
 from innerspace.report.record import Provenance, write
 
 PLAIN: Method = "mean_difference"
@@ -76,7 +77,8 @@ class WordsInMotion(Job):
     ``optimized`` are vectors sought by what they do to forecasts.
     ``end_to_end`` trains the TopK dictionaries on by what they change in forecasts, with local ones beside them.
     ``subspaces`` says how the site's subspaces are sought, None not at all, and ``verifying`` how they are verified.
-    ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split.
+    ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split. Of several
+    processes all train the forecaster, and the first one does the rest.
     """
 
     data: Data = field(default_factory=Data)
@@ -138,6 +140,8 @@ class WordsInMotion(Job):
 
         run.say("[bold]2[/] the forecaster")
         trained = self.train_forecaster(parts, run)
+        if not go_on_alone():
+            return run.folder / "report.html"
         model = Model(trained.model, self.forecaster.family)
         scores = summary.judge_forecasts(model, parts.test)
         run.say(f"  held out: minADE {scores[type(trained.model).__name__].min_ade:.2f} m")
@@ -265,7 +269,8 @@ class WordsInMotion(Job):
         network = self.forecaster.build()
         trained = train(network, parts.train, parts.validate, self.training, run.folder)
         network.eval().requires_grad_(False)
-        save(network, run.folder)
+        if Share.mine().rank == 0:
+            save(network, run.folder)
         return trained
 
     def sequences(self, model: Model, parts: Parts) -> dict[str, Sequences]:

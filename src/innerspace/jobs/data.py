@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec
 
-from innerspace.learn.parallel import wait_for_first
 from innerspace.motion.argoverse import Argoverse2, Windows
 from innerspace.motion.framing import Framing
 from innerspace.motion.hptr_files import HptrH5
@@ -23,6 +22,7 @@ from innerspace.motion.simulate import Simulation, simulate
 from innerspace.motion.sources import SceneSource, Skipped, load
 from innerspace.motion.waymo import WaymoScenarios
 from innerspace.motion.waymo_json import WaymoJson
+from innerspace.parallel import wait_for_first
 from innerspace.value import Value
 
 

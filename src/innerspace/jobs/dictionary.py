@@ -19,8 +19,8 @@ from innerspace.jobs.lessons import Course, Lesson, check_lessons, train_lessons
 from innerspace.jobs.scenes import SceneData
 from innerspace.jobs.subject import Subject
 from innerspace.jobs.text import TextData
-from innerspace.learn.parallel import Share
 from innerspace.measure.activations import frequencies
+from innerspace.parallel import Share
 from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 

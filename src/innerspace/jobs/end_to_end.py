@@ -25,7 +25,8 @@ from innerspace.measure.fidelity import row_fidelity
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.divergence import forecast_divergence
 from innerspace.motion.forecast_metrics import errors
-from innerspace.motion.training import losses
+from innerspace.motion.losses import losses
+from innerspace.motion.suppression import few
 from innerspace.network.model import Interventions, Model
 from innerspace.value import Value
 
@@ -118,7 +119,7 @@ class _Agents:
             output = self._model.run(batch, interventions).output
             divergence.append(forecast_divergence(clean, output) * len(batch))
             loss.append(losses(output, batch).mean() * len(batch))
-            error.append(errors(forecast(output), batch.future, batch.future_valid).min_ade)
+            error.append(errors(few(forecast(output), batch.target.kind), batch.future, batch.future_valid).min_ade)
         count = sum(map(len, self._batches))
         return {
             "divergence": float(torch.stack(divergence).sum()) / count,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, final
 from rich.console import Console
 from rich.progress import track
 
-from innerspace.learn.parallel import Share, wait_for_first
+from innerspace.parallel import Share, wait_for_first
 from innerspace.value import Value, read_json
 
 T = TypeVar("T")

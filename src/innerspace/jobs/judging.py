@@ -7,8 +7,8 @@ from typing import Any, final
 from innerspace.jobs.job import Run
 from innerspace.jobs.lessons import Lesson, Trained
 from innerspace.jobs.subject import Subject
-from innerspace.learn.parallel import Share, meet
 from innerspace.measure.splicing import OutputLoss, SpliceFidelity, TokenLoss, mean_state, splice_fidelity
+from innerspace.parallel import Share, meet
 
 
 @final

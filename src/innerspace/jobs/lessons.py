@@ -21,12 +21,12 @@ from innerspace.jobs.subject import Subject
 from innerspace.learn.callbacks import Bar, Checkpoint, DeadLatents, Log, Measure
 from innerspace.learn.fit import Callback, FitConfig, Phase, Record, Student, fit_together
 from innerspace.learn.objectives import Reconstruction, Sparsity, Term
-from innerspace.learn.parallel import Share
 from innerspace.learn.passes import OUTPUT
 from innerspace.learn.presets import Preset
 from innerspace.learn.spliced import Moments, Precision, spliced, survey
 from innerspace.learn.trials import Occasion, Trials
 from innerspace.measure.flops import flops, peak
+from innerspace.parallel import Share
 from innerspace.value import Value, read_json
 
 SILENT = 100_000

@@ -13,6 +13,7 @@ from innerspace.measure.forecasts import forecast
 from innerspace.motion.framing import Batch
 from innerspace.motion.scenes import KINDS, LINE_KINDS
 from innerspace.motion.sentences import describe
+from innerspace.motion.suppression import few
 from innerspace.motion.words import Labels
 from innerspace.network.model import Model
 from innerspace.network.site import Where
@@ -87,10 +88,8 @@ def _sweep(
     model: Model, site: str, batch: Batch, item: Judged
 ) -> tuple[Float[Tensor, "t"], Float[Tensor, "t batch modes waypoints 2"], Float[Tensor, "t batch modes"]]:
     tau = item.responses["speed"].tau
-    forecasts = [
-        forecast(model.run(batch, {site: At(Where("valid"), Steer(item.fitted.along, amount))}).output)
-        for amount in tau.tolist()
-    ]
+    steer = [At(Where("valid"), Steer(item.fitted.along, amount)) for amount in tau.tolist()]
+    forecasts = [few(forecast(model.run(batch, {site: edit}).output), batch.target.kind) for edit in steer]
     return tau, torch.stack([f.trajectory for f in forecasts]), torch.stack([f.probability for f in forecasts])
 
 

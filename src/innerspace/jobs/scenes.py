@@ -14,7 +14,6 @@ from innerspace.harvest.shuffled import check_same, check_share
 from innerspace.jobs.data import Data
 from innerspace.jobs.job import Run
 from innerspace.jobs.parts import chunks
-from innerspace.learn.parallel import Share
 from innerspace.measure.activations import Caption
 from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import Batch, frame
@@ -22,6 +21,7 @@ from innerspace.motion.sentences import describe
 from innerspace.motion.words import Labels, Vocabulary, label
 from innerspace.network.model import Model
 from innerspace.network.site import Where
+from innerspace.parallel import Share
 from innerspace.value import Value
 
 

@@ -16,6 +16,7 @@ from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
 from innerspace.motion.framing import Batch
+from innerspace.motion.suppression import few
 from innerspace.motion.training import Trained
 from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
@@ -29,6 +30,7 @@ def judge_forecasts(model: Model, batch: Batch) -> dict[str, ForecastScores]:
     """The forecaster beside the constant-velocity baseline, both with K modes and with the most likely one only."""
     parts = [forecast(model.run(chunk).output) for chunk in chunks(batch)]
     whole = Forecast(torch.cat([f.trajectory for f in parts]), torch.cat([f.probability for f in parts]))
+    whole = few(whole, batch.target.kind)
     single = Forecast(whole.most_likely()[:, None], torch.ones_like(whole.probability[:, :1]))
     name = type(model.module).__name__
     return {

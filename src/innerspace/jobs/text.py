@@ -14,9 +14,9 @@ from innerspace.language.corpora import Corpus, prepare
 from innerspace.language.shards import TokenShards
 from innerspace.language.sources import Files
 from innerspace.language.text import Text
-from innerspace.learn.parallel import Share, wait_for_first
 from innerspace.network.model import Model
 from innerspace.network.site import Where
+from innerspace.parallel import Share, wait_for_first
 from innerspace.value import Value
 
 

@@ -28,7 +28,7 @@ from innerspace.learn.solve import Method, bootstrap, contrast
 from innerspace.learn.trials import local, sequences
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.framing import Batch
-from innerspace.motion.training import losses
+from innerspace.motion.losses import losses
 from innerspace.motion.words import Feature, Labels
 from innerspace.network.model import Interventions, Model
 from innerspace.network.site import Where

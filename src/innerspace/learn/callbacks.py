@@ -19,8 +19,8 @@ from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.sparse import on_per_row
 from innerspace.harvest.sequences import Sequences
 from innerspace.learn.fit import Callback, Diverged, Loop, Record, Student
-from innerspace.learn.parallel import Share, all_rows, mean_of_all
 from innerspace.measure.fidelity import row_fidelity
+from innerspace.parallel import Share, all_rows, mean_of_all
 
 
 @final

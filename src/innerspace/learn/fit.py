@@ -19,8 +19,9 @@ from innerspace.checkpoint import State
 from innerspace.decompose.base import Decomposition
 from innerspace.learn.memory import retained
 from innerspace.learn.objectives import Objective, Term
-from innerspace.learn.parallel import add_up, agree, silence
+from innerspace.learn.parallel import agree, silence
 from innerspace.learn.trials import Occasion, Trial, Trials
+from innerspace.parallel import add_up
 from innerspace.value import Value
 
 Record = dict[str, float | str]

@@ -22,8 +22,8 @@ from innerspace.decompose.sequence import reconstructed
 from innerspace.harvest.sequences import Sequences
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Neighborhood
-from innerspace.learn.parallel import Share
 from innerspace.learn.passes import Passes
+from innerspace.parallel import Share
 
 
 @dataclass(frozen=True, eq=False)

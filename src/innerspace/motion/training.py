@@ -1,20 +1,20 @@
 """Train a forecaster: winner takes all, a held-out loss, checkpoints, and an exact continuation.
 
-Of the K forecasts only the one nearest to what happened is pulled towards it, by the likelihood of a normal
-distribution around each waypoint; a cross entropy teaches the confidences which one that will be. Everything random
-follows from the seed and the step, so that a run that was interrupted ends with the same bits as one that was not.
+Everything random follows from the seed and the step, so that a run that was interrupted ends with the same bits as one
+that was not. Several processes that ``torchrun`` started share the rows of every batch out; together they take the
+steps of one.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from innerspace.checkpoint import load_state, random_state, save_state, set_random_state
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
 from innerspace.motion.framing import Batch
+from innerspace.motion.losses import Loss, losses
+from innerspace.motion.suppression import few
+from innerspace.parallel import Share, add_up, all_rows, from_first
 from innerspace.value import Json, Value
 
 
@@ -30,7 +33,7 @@ class Training(Value):
     """How a forecaster is trained: AdamW, a linear warm-up, then a cosine down to zero.
 
     ``drop_history`` is the probability that a history step of the target, never the current one, is hidden in training.
-    ``clip`` bounds the norm of the gradient.
+    ``clip`` bounds the norm of the gradient. ``batch_size`` is that of all processes together.
     """
 
     steps: int = 2500
@@ -40,6 +43,7 @@ class Training(Value):
     weight_decay: float = 0.01
     clip: float = 1.0
     drop_history: float = 0.1
+    loss: Loss = field(default_factory=Loss)
     evaluate_every: int = 250
     checkpoint_every: int = 250
     seed: int = 0
@@ -90,45 +94,6 @@ class Trained:
     baseline: ForecastScores
 
 
-class Losses(NamedTuple):
-    """The parts of the loss, each row's own; zero for rows without a valid waypoint.
-
-    ``likelihood`` is the negative log likelihood of the winner summed over its valid waypoints, ``choice`` the cross
-    entropy of the confidences, ``distance`` the winner's displacement (m) summed over its valid waypoints.
-    """
-
-    likelihood: Float[Tensor, "batch"]
-    choice: Float[Tensor, "batch"]
-    distance: Float[Tensor, "batch"]
-    winner: Int[Tensor, "batch"]
-    waypoints: Int[Tensor, "batch"]
-
-    def mean(self) -> Float[Tensor, ""]:
-        """Likelihood per valid waypoint plus cross entropy per row that has one."""
-        rows = (self.waypoints > 0).sum().clamp_min(1)
-        return self.likelihood.sum() / self.waypoints.sum().clamp_min(1) + self.choice.sum() / rows
-
-
-def losses(output: Mapping[str, Tensor], batch: Batch) -> Losses:
-    """What the forecasts cost; only the one nearest to the truth is judged (hard winner takes all).
-
-    With L = [[eᵃ, 0], [c, eᵇ]] and z = L⁻¹ (y − ŷ), a waypoint costs a + b + ‖z‖²/2 + log 2π.
-    """
-    valid = batch.future_valid
-    offset = batch.future[:, None] - output["trajectory"]
-    distance = (offset.detach().norm(dim=-1) * valid[:, None]).sum(-1)
-    nearest, winner = distance.min(1)
-    row = torch.arange(len(winner), device=winner.device)
-    x, y = offset[row, winner].unbind(-1)
-    a, b, c = output["scale"][row, winner].unbind(-1)
-    u = x * (-a).exp()
-    v = (y - c * u) * (-b).exp()
-    cost = a + b + (u.square() + v.square()) / 2 + math.log(2 * math.pi)
-    counts = valid.sum(1)
-    choice = torch.nn.functional.cross_entropy(output["logits"], winner, reduction="none")
-    return Losses(torch.where(valid, cost, 0).sum(1), choice * (counts > 0), nearest, winner, counts)
-
-
 def forecast(model: nn.Module, batch: Batch, chunk: int = 512) -> dict[str, Tensor]:
     """The forecaster's output for a batch of any size, without gradient, in evaluation mode, on the batch's device."""
     was_training, device = model.training, next(model.parameters()).device
@@ -139,11 +104,14 @@ def forecast(model: nn.Module, batch: Batch, chunk: int = 512) -> dict[str, Tens
     return {name: torch.cat([part[name] for part in parts]).to(batch.future.device) for name in parts[0]}
 
 
-def evaluate(model: nn.Module, batch: Batch) -> tuple[float, ForecastScores]:
-    """The loss on a batch, and the errors of the forecasts."""
-    output = forecast(model, batch)
-    modes = Forecast(output["trajectory"], output["logits"].softmax(-1))
-    return losses(output, batch).mean().item(), score(modes, batch.future, batch.future_valid)
+def evaluate(model: nn.Module, batch: Batch, loss: Loss | None = None) -> tuple[float, ForecastScores]:
+    """The loss on a batch, and the errors of the forecasts, of which more than six modes are reduced to six."""
+    return _judged(forecast(model, batch), batch, loss or Loss())
+
+
+def _judged(output: Mapping[str, Tensor], batch: Batch, loss: Loss) -> tuple[float, ForecastScores]:
+    modes = few(Forecast(output["trajectory"], output["logits"].softmax(-1)), batch.target.kind)
+    return losses(output, batch, loss).mean().item(), score(modes, batch.future, batch.future_valid)
 
 
 def train(
@@ -152,12 +120,16 @@ def train(
     """Train a forecaster in place and give it the weights of its lowest held-out loss.
 
     With a folder, the learning curve goes to ``log.jsonl`` and snapshots to ``training.safetensors``, from which the
-    same call goes on.
+    same call goes on. Of several processes, which should give the same rows and settings, each has the trained
+    forecaster at the end and the first one writes.
 
     Raises:
-        ValueError: for a batch without waypoints, a snapshot of another run, or a loss that is not finite.
+        ValueError: for a batch without waypoints or with fewer rows than processes, a snapshot of another run, or a
+            loss that is not finite.
     """
-    settings = settings or Training()
+    settings, world = settings or Training(), Share.mine().world
+    if (fewest := min(settings.batch_size, len(training), len(held_out))) < world:
+        raise ValueError(f"{world} processes need as many rows of every batch and of what is held out, not {fewest}")
     for name, batch in (("training", training), ("held-out", held_out)):
         if not batch.future_valid.any():
             raise ValueError(f"the {name} batch of {len(batch)} rows has no valid waypoint")
@@ -169,7 +141,7 @@ def train(
         run.finish()
     model.load_state_dict(run.weights)
     baseline = score(constant_velocity(held_out), held_out.future, held_out.future_valid)
-    return Trained(model, tuple(run.curve), evaluate(model, held_out)[1], baseline)
+    return Trained(model, tuple(run.curve), run.judged()[1], baseline)
 
 
 class _Run:
@@ -180,6 +152,7 @@ class _Run:
     ) -> None:
         self.model, self.training, self.held_out = model, training, held_out
         self.settings, self.folder = settings, folder
+        self.share, self.device = Share.mine(), next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -191,7 +164,9 @@ class _Run:
     def finish(self) -> None:
         """Take the remaining steps."""
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(
+            console=console, transient=True, disable=self.share.rank > 0 or not console.is_terminal
+        ) as progress:
             task = progress.add_task("training", total=self.settings.steps, completed=self.step)
             self.model.train()
             while self.step < self.settings.steps:
@@ -206,21 +181,26 @@ class _Run:
             self.model.eval()
 
     def _advance(self) -> None:
-        settings = self.settings
-        batch = _hide_history(self.training[self._rows()], settings.drop_history)
-        loss = losses(self.model(batch), batch).mean()
-        if not loss.isfinite():
-            raise ValueError(
-                f"the loss is {loss.item()} at step {self.step}; a lower learning rate than "
-                f"{settings.learning_rate} may help, and the data should be finite"
-            )
+        settings, rows = self.settings, self._rows()
+        hidden = self._hidden(len(rows))
+        batch = _without(self.training[self.share.of(rows)], self.share.of(hidden))
+        with self._own_noise():
+            output = self.model(batch)
+        loss = losses(output, batch, settings.loss).mean(self.training.future_valid[rows])
         self.optimizer.zero_grad()
         loss.backward()
+        cost = loss.detach()
+        add_up([cost, *(p.grad for p in self.model.parameters() if p.grad is not None)])
+        if not cost.isfinite():
+            raise ValueError(
+                f"the loss is {cost.item()} at step {self.step}; a lower learning rate than "
+                f"{settings.learning_rate} may help, and the data should be finite"
+            )
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimizer.step()
-        self.since.append(loss.item())
+        self.since.append(cost.item())
         self.step += 1
 
     def _rows(self) -> Int[Tensor, "rows"]:
@@ -231,14 +211,43 @@ class _Run:
         order = torch.randperm(len(self.training), generator=generator)
         return order[place * size : (place + 1) * size].to(self.training.scene.device)
 
+    def _hidden(self, count: int) -> Bool[Tensor, "rows steps"]:
+        """Which history steps of the whole batch are hidden, never the current one."""
+        shape = (count, *self.training.target.valid.shape[1:])
+        # of several processes only the generators of the processor are known to agree
+        drawn = torch.rand(shape, device=self.device if self.share.world == 1 else "cpu").to(self.device)
+        hidden = drawn < self.settings.drop_history
+        hidden[:, -1] = False
+        return hidden
+
+    @contextmanager
+    def _own_noise(self) -> Generator[None]:
+        """Inside, each of several processes drops out by noise of its own, and none of the common noise is used up."""
+        if self.share.world == 1:
+            yield
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed((1_000_003 * self.settings.seed + self.step) * self.share.world + self.share.rank)
+            yield
+
+    def judged(self) -> tuple[float, ForecastScores]:
+        """The held-out loss, and the errors of the forecasts, for which processes share the rows out."""
+        own = self.held_out[slice(self.share.rank, None, self.share.world)]
+        rows = len(self.held_out)
+        output = {
+            name: all_rows(item.flatten(1)).view(rows, *item.shape[1:])
+            for name, item in forecast(self.model, own).items()
+        }
+        return _judged(output, self.held_out, self.settings.loss)
+
     def _evaluate(self) -> Evaluation:
-        held_out, scores = evaluate(self.model, self.held_out)
+        held_out, scores = self.judged()
         point = Evaluation(self.step, sum(self.since) / len(self.since), held_out, scores.min_ade)
         if all(held_out < former.held_out for former in self.curve):
             self.weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.since = []
         self.curve.append(point)
-        if self.folder is not None:
+        if self.folder is not None and self.share.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             lines = [
                 json.dumps({key: entry for key, entry in p.to_json().items() if key != "class"}) for p in self.curve
@@ -254,7 +263,7 @@ class _Run:
         }
 
     def _save(self) -> None:
-        if self.folder is None:
+        if self.folder is None or self.share.rank > 0:
             return
         state = {
             "identity": self._identity(),
@@ -269,7 +278,11 @@ class _Run:
         save_state(self.folder / "training.safetensors", state)
 
     def restore(self) -> None:
-        """Go on from the folder's snapshot, if there is one."""
+        """Go on from the folder's snapshot, if there is one; all processes begin with the weights of the first."""
+        self._restore()
+        from_first(list(self.model.state_dict().values()))
+
+    def _restore(self) -> None:
         path = None if self.folder is None else self.folder / "training.safetensors"
         if path is None or not path.is_file():
             return
@@ -286,8 +299,7 @@ class _Run:
         set_random_state(state["random"])
 
 
-def _hide_history(batch: Batch, probability: float) -> Batch:
-    hidden = torch.rand(batch.target.valid.shape, device=batch.scene.device) < probability
-    hidden[:, -1] = False
+def _without(batch: Batch, hidden: Bool[Tensor, "rows steps"]) -> Batch:
+    """The batch without some history steps of the targets."""
     target = dataclasses.replace(batch.target, valid=batch.target.valid & ~hidden)
     return dataclasses.replace(batch, target=target)

@@ -89,6 +89,37 @@ class Block(nn.Module):
         return x if valid is None else x * valid[..., None]
 
 
+@final
+class CrossBlock(nn.Module):
+    """x + attention(x → x) if they are to talk ``among`` themselves, x + attention(x → memory), then x + MLP(x).
+
+    All on normalized input; the memory is expected to be normalized, and to hold something for every row to see.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: int, dropout: float, *, among: bool) -> None:
+        super().__init__()
+        self.before_among = nn.LayerNorm(width) if among else None
+        self.among = Attention(width, heads) if among else None
+        self.before_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.ReLU(), nn.Linear(expansion * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch n width"],
+        memory: Float[Tensor, "batch m width"],
+        mask: Float[Tensor, "batch 1 #n m"] | None = None,
+    ) -> Float[Tensor, "batch n width"]:
+        """The tokens after the block; ``mask`` (added to the logits) covers the memory."""
+        if self.before_among is not None and self.among is not None:
+            normed = self.before_among(x)
+            x = x + self.dropout(self.among(normed, normed, None))
+        x = x + self.dropout(self.attention(self.before_attention(x), memory, mask))
+        return x + self.dropout(self.mlp(self.before_mlp(x)))
+
+
 def hiding(seen: Bool[Tensor, "batch *queries m"]) -> Float[Tensor, "batch 1 n m"]:
     """The mask to add to attention logits, one for all queries or for each: 0 where a memory entry is seen, else −∞."""
     mask = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
@@ -98,3 +129,8 @@ def hiding(seen: Bool[Tensor, "batch *queries m"]) -> Float[Tensor, "batch 1 n m
 def seeing_themselves(valid: Bool[Tensor, "batch n"]) -> Bool[Tensor, "batch n n"]:
     """Who sees whom in self-attention: everyone the valid tokens, and itself so that padding sees something."""
     return valid[:, None] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+
+
+def after(count: int, present: Bool[Tensor, "batch m"]) -> Bool[Tensor, "batch _"]:
+    """The mask of so many learned tokens followed by others."""
+    return functional.pad(present, (count, 0), value=True)

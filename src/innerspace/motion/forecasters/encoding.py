@@ -1,5 +1,8 @@
 """What forecasters read of a framed scene: bounded numbers for every agent, step and polyline; zero where invalid."""
 
+import dataclasses
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,6 +16,9 @@ AGENT_FEATURES = 11 + len(KINDS)
 
 LINE_FEATURES = 7 + len(LINE_KINDS)
 """Features of a polyline, besides three of each node."""
+
+NODE_FEATURES = 7 + len(LINE_KINDS)
+"""Features of a polyline's node."""
 
 # units that bring the numbers of traffic to the order of one
 _METERS, _SPEED, _YAW_RATE, _ACCELERATION, _SIZE = 10.0, 10.0, 0.5, 3.0, 5.0
@@ -50,12 +56,7 @@ def line_features(
     With q the nearest point and s the segment on which it lies: ‖q‖, q, q/‖q‖, s/‖s‖, (nodes − q), which nodes exist,
     and the type. Also gives ‖q‖ in meters (∞ for an absent line).
     """
-    line = torch.where(valid[..., None], line, 0)
-    segment = functional.pad(line.diff(dim=-2), (0, 0, 0, 1))
-    segment = torch.where(functional.pad(valid[..., 1:], (0, 1))[..., None], segment, 0)
-    along = -(line * segment).sum(-1) / segment.square().sum(-1).clamp_min(1e-6)
-    nearest = line + along.clamp(0, 1)[..., None] * segment
-    distance = nearest.norm(dim=-1).masked_fill(~valid, torch.inf)
+    line, segment, nearest, distance = _seen(line, valid)
     reach, place = distance.min(-1)
     pick = place[..., None, None].expand(*place.shape, 1, 2)
     q = nearest.gather(-2, pick).squeeze(-2)
@@ -72,3 +73,52 @@ def line_features(
         functional.one_hot(kind.long(), len(LINE_KINDS)),
     )
     return torch.where(present[..., None], torch.cat(features, -1), 0), reach
+
+
+def node_features(
+    line: Float[Tensor, "*lines nodes 2"], valid: Bool[Tensor, "*lines nodes"], kind: Int[Tensor, "*lines"]
+) -> Float[Tensor, "*lines nodes features"]:
+    """Every node p of a polyline by the segment s that begins there (zero at the last one) and by the line's type.
+
+    With q the point of the segment that is nearest to the target: ‖q‖, q/‖q‖, s/‖s‖, ‖s‖ and ‖p + s − q‖.
+    """
+    line, segment, nearest, distance = _seen(line, valid)
+    features = (
+        distance[..., None] / _FAR,
+        functional.normalize(nearest, dim=-1),
+        functional.normalize(segment, dim=-1),
+        segment.norm(dim=-1, keepdim=True) / _METERS,
+        (line + segment - nearest).norm(dim=-1, keepdim=True) / _METERS,
+        functional.one_hot(kind.long(), len(LINE_KINDS))[..., None, :].expand(*valid.shape, -1),
+    )
+    return torch.where(valid[..., None], torch.cat(features, -1), 0)
+
+
+def lately(tracks: Tracks) -> Tracks:
+    """The last two steps: enough for the current yaw rate and acceleration."""
+    return dataclasses.replace(
+        tracks,
+        position=tracks.position[..., -2:, :],
+        heading=tracks.heading[..., -2:],
+        velocity=tracks.velocity[..., -2:, :],
+        valid=tracks.valid[..., -2:],
+    )
+
+
+class _Seen(NamedTuple):
+    """Nodes, the segments that begin there, the points of those that are nearest to the target, and how near (m)."""
+
+    line: Float[Tensor, "*lines nodes 2"]
+    segment: Float[Tensor, "*lines nodes 2"]
+    nearest: Float[Tensor, "*lines nodes 2"]
+    distance: Float[Tensor, "*lines nodes"]
+
+
+def _seen(line: Float[Tensor, "*lines nodes 2"], valid: Bool[Tensor, "*lines nodes"]) -> _Seen:
+    """A polyline as the target sees it; zero, and infinitely far, where a node is not valid."""
+    line = torch.where(valid[..., None], line, 0)
+    segment = functional.pad(line.diff(dim=-2), (0, 0, 0, 1))
+    segment = torch.where(functional.pad(valid[..., 1:], (0, 1))[..., None], segment, 0)
+    along = -(line * segment).sum(-1) / segment.square().sum(-1).clamp_min(1e-6)
+    nearest = line + along.clamp(0, 1)[..., None] * segment
+    return _Seen(line, segment, nearest, nearest.norm(dim=-1).masked_fill(~valid, torch.inf))

@@ -6,10 +6,11 @@ distribution around each waypoint, and ``logits`` [batch, modes]. Training, metr
 take whatever does this.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,11 +26,19 @@ from innerspace.value import Value
 _PACE, _SPREAD = 10.0, 2.0
 
 
+Covariance = Literal["triangular", "correlation"]
+
+
 @dataclass(frozen=True)
 class ForecasterSettings(Value, ABC):
-    """The sizes of a forecaster; ``framing`` says what it reads and forecasts."""
+    """The sizes of a forecaster; ``framing`` says what it reads and forecasts.
+
+    ``covariance`` is the form in which the network gives the normal distribution around a waypoint: by its
+    "triangular" scale, or by two standard deviations and their "correlation".
+    """
 
     framing: Framing = field(default_factory=Framing)
+    covariance: Covariance = "triangular"
 
     @abstractmethod
     def build(self) -> "Forecaster[Any]":
@@ -71,19 +80,27 @@ class Forecaster(nn.Module, ABC, Generic[S]):
             )
 
 
-def forecasts(points: Float[Tensor, "batch modes numbers"], interval: float) -> dict[str, Tensor]:
+def forecasts(
+    points: Float[Tensor, "batch modes numbers"], interval: float, covariance: Covariance = "triangular"
+) -> dict[str, Tensor]:
     """``trajectory`` and ``scale`` from the five numbers that a head gives for every waypoint.
 
     The first two are the way in units of 10 m/s of the elapsed time, the others the log scales, relative to a spread of
-    2 m/s of it and clamped to [−1.609, 5], and c, clamped to [−5, 5].
+    2 m/s of it and clamped to [−1.609, 5], and c, clamped to [−5, 5]. By "correlation" the log scales are those of
+    standard deviations σ, τ and the last is the correlation ρ = tanh c, as in MTR (Shi et al., NeurIPS 2022); the
+    scale is then a = log σ, b = log τ + log(1 − ρ²)/2, c = ρ τ.
     """
     points = points.unflatten(-1, (-1, 5))
     elapsed = interval * torch.arange(1, points.shape[-2] + 1, device=points.device)[:, None]
     log_scale = (points[..., 2:4] + (_SPREAD * elapsed).log()).clamp(-1.609, 5)
-    return {
-        "trajectory": points[..., :2] * (_PACE * elapsed),
-        "scale": torch.cat((log_scale, points[..., 4:].clamp(-5, 5)), -1),
-    }
+    last = points[..., 4:].clamp(-5, 5)
+    if covariance == "correlation":
+        deviation, correlation = log_scale[..., 1:], last.tanh()
+        # log(1 − tanh²) = −2 log cosh, which loses no digits
+        narrower = deviation - (last.exp() + (-last).exp()).log() + math.log(2)
+        log_scale = torch.cat((log_scale[..., :1], narrower), -1)
+        last = correlation * deviation.exp()
+    return {"trajectory": points[..., :2] * (_PACE * elapsed), "scale": torch.cat((log_scale, last), -1)}
 
 
 def save(model: Forecaster[Any], folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from innerspace.motion.divergence import forecast_divergence
 from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, forecasts
+from innerspace.motion.forecasters.layers import mlp
 from innerspace.motion.forecasters.own_frames import agent_points, agents_present, line_points
 from innerspace.motion.forecasters.pointnet import STAGES, Histories, Shapes
 from innerspace.motion.forecasters.relative_attention import PoseEncoding, RelativeBlock, neighbors
@@ -121,8 +122,8 @@ class Hptr(Forecaster[HptrSettings]):
         self.anchor_input = nn.Linear(2 * width, width)
         self.modes = blocks(settings.mode_layers)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in ("map", "scene", "modes")})
-        self.points = _mlp(width, 2 * width, 5 * framing.waypoints)
-        self.confidence = _mlp(width, width, 1)
+        self.points = mlp(width, 2 * width, 5 * framing.waypoints)
+        self.confidence = mlp(width, width, 1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Forecast every row.
@@ -156,7 +157,8 @@ class Hptr(Forecaster[HptrSettings]):
         for block in self.modes:
             modes = block(modes, near, memory, itself=False)
         modes = self.norms["modes"](modes)
-        return {**forecasts(self.points(modes), batch.interval), "logits": self.confidence(modes).squeeze(-1)}
+        paths = forecasts(self.points(modes), batch.interval, self.settings.covariance)
+        return {**paths, "logits": self.confidence(modes).squeeze(-1)}
 
 
 @final
@@ -228,7 +230,3 @@ def _checked(module: nn.Module) -> Hptr:
     if not isinstance(module, Hptr):
         raise ValueError(f"HptrFamily describes HPTR, not {type(module).__name__}")
     return module
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

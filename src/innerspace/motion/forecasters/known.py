@@ -6,9 +6,10 @@ from typing import Any
 from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, load_weights
 from innerspace.motion.forecasters.hptr import HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
+from innerspace.motion.forecasters.wayformer import WayformerSettings
 from innerspace.network.model import Model
 
-AnyForecaster = HptrSettings | RedMotionSettings
+AnyForecaster = HptrSettings | RedMotionSettings | WayformerSettings
 
 
 def load(folder: Path) -> Forecaster[Any]:

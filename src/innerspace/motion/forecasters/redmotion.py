@@ -9,26 +9,20 @@ is what makes the forecast controllable there.
 Wagner, Tas, Klemp, Fernandez, Stiller: RedMotion: Motion Prediction via Redundancy Reduction, TMLR 2024.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from innerspace.motion.divergence import forecast_divergence
-from innerspace.motion.forecasters.attention import Block, hiding, seeing_themselves
-from innerspace.motion.forecasters.encoding import AGENT_FEATURES, LINE_FEATURES, agent_features, line_features
+from innerspace.motion.forecasters.attention import Block, after, hiding, seeing_themselves
+from innerspace.motion.forecasters.encoding import AGENT_FEATURES, LINE_FEATURES, agent_features, lately, line_features
+from innerspace.motion.forecasters.family import StagedFamily
 from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, forecasts
-from innerspace.motion.framing import Batch, Tracks
-from innerspace.network.model import Family
+from innerspace.motion.forecasters.layers import learned, mlp
+from innerspace.motion.framing import Batch
 from innerspace.network.site import Site
-from innerspace.network.trace import Trace
-
-# the modules behind the sites of a name
-_STAGES = {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +82,9 @@ class RedMotion(Forecaster[RedMotionSettings]):
             sizes = (width, settings.heads, settings.expansion, settings.dropout)
             return nn.ModuleList(Block(*sizes) for _ in range(count))
 
-        def learned(*shape: int, scale: float) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape) * scale)
-
-        self.target_input = _mlp(AGENT_FEATURES, width, width)
-        self.other_input = _mlp(AGENT_FEATURES, width, width)
-        self.line_input = _mlp(LINE_FEATURES + 3 * framing.nodes, width, width)
+        self.target_input = mlp(AGENT_FEATURES, width, width)
+        self.other_input = mlp(AGENT_FEATURES, width, width)
+        self.line_input = mlp(LINE_FEATURES + 3 * framing.nodes, width, width)
         self.time = learned(framing.history, width, scale=0.02)
         self.trajectory = blocks(settings.trajectory_layers)
         self.context = blocks(settings.context_layers)
@@ -104,8 +95,8 @@ class RedMotion(Forecaster[RedMotionSettings]):
         self.anchors = learned(settings.modes, width, scale=1.0)
         self.modes = blocks(settings.decoder_layers)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in ("agent", "context", "red", "all", "modes")})
-        self.points = _mlp(width, 2 * width, 5 * framing.waypoints)
-        self.confidence = _mlp(width, width, 1)
+        self.points = mlp(width, 2 * width, 5 * framing.waypoints)
+        self.confidence = mlp(width, width, 1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Forecast every row.
@@ -126,29 +117,30 @@ class RedMotion(Forecaster[RedMotionSettings]):
 
         context = self._road(batch, present)
         red, memory = self.descriptors.expand(rows, -1, -1), self.norms["context"](context)
-        mask = hiding(_after(red.shape[1], present))
+        mask = hiding(after(red.shape[1], present))
         for block in self.red:
             red = block(red, mask, memory)
 
         agent_memory, red_memory = self.norms["agent"](agent), self.norms["red"](red)
         for_agent, for_road = self.fusion_tokens.expand(rows, -1, -1).split(1, dim=1)
-        mask = hiding(_after(1, history))
+        mask = hiding(after(1, history))
         for road_to_agent, agent_to_road in zip(self.road_to_agent, self.agent_to_road, strict=True):
             for_agent = road_to_agent(for_agent, None, red_memory)
             for_road = agent_to_road(for_road, mask, agent_memory)
 
         everything = torch.cat((for_agent, for_road, red, agent, context), 1)
         modes, memory = self.anchors.expand(rows, -1, -1), self.norms["all"](everything)
-        mask = hiding(_after(modes.shape[1] + 2 + red.shape[1], torch.cat((history, present), 1)))
+        mask = hiding(after(modes.shape[1] + 2 + red.shape[1], torch.cat((history, present), 1)))
         for block in self.modes:
             modes = block(modes, mask, memory)
         modes = self.norms["modes"](modes)
-        return {**forecasts(self.points(modes), batch.interval), "logits": self.confidence(modes).squeeze(-1)}
+        paths = forecasts(self.points(modes), batch.interval, self.settings.covariance)
+        return {**paths, "logits": self.confidence(modes).squeeze(-1)}
 
     def _road(self, batch: Batch, present: Bool[Tensor, "batch m"]) -> Float[Tensor, "batch m width"]:
         """Lines and other agents' current states, each aware of those at a similar distance from the target."""
         lines, reach = line_features(batch.line, batch.line_valid, batch.line_kind)
-        others = agent_features(_lately(batch.others), batch.dt)[..., -1, :]
+        others = agent_features(lately(batch.others), batch.dt)[..., -1, :]
         context = torch.cat((self.line_input(lines), self.other_input(others)), 1)
         away = torch.cat((reach, batch.others.position[..., -1, :].norm(dim=-1)), 1).masked_fill(~present, torch.inf)
         block_of = away.argsort(1).argsort(1) // self.settings.window
@@ -160,25 +152,27 @@ class RedMotion(Forecaster[RedMotionSettings]):
 
 
 @final
-class RedMotionFamily(Family):
+class RedMotionFamily(StagedFamily):
     """Where RedMotion's hidden states are.
 
     ``agent.i``: the target's history, a token per step. ``context.i``: the lines, then the other agents.
     ``red.i``: the descriptors. ``modes.i``: the forecasts in the making.
     """
 
-    def sites(self, module: nn.Module) -> list[Site]:
-        """The sites, in the order of the pass."""
-        network = _checked(module)
-        return [
-            Site(f"{name}.{i}", f"{stage}.{i}", network.settings.width)
-            for name, stage in _STAGES.items()
-            for i in range(len(cast(nn.ModuleList, network.get_submodule(stage))))
-        ]
+    @property
+    def network(self) -> type[RedMotion]:
+        """RedMotion."""
+        return RedMotion
 
-    def forward(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The forecasts: ``trajectory``, ``scale`` and ``logits``."""
-        return _checked(module)(batch)
+    @property
+    def stages(self) -> dict[str, str]:
+        """The target's history, its surroundings, their descriptors, the decoder."""
+        return {"agent": "trajectory", "context": "context", "red": "red", "modes": "modes"}
+
+    def apart(self, stage: str) -> tuple[str, ...]:
+        """An agent's history is apart from its surroundings."""
+        apart = {"agent": ("context", "red"), "context": ("agent",), "red": ("agent", "context")}
+        return apart.get(stage, ("agent", "context", "red"))
 
     def mask(self, batch: Batch, site: Site) -> Bool[Tensor, "batch tokens"] | None:
         """The valid history steps; the lines and agents that are there; None for learned tokens."""
@@ -190,59 +184,7 @@ class RedMotionFamily(Family):
             case _:
                 return None
 
-    def cut(self, module: nn.Module, site: Site) -> Site:  # noqa: ARG002
-        """The site: what follows reads nothing else of its stage, and the other stages run as ever."""
-        return site
-
-    def spared(self, module: nn.Module, cut: Site) -> list[str]:  # noqa: ARG002
-        """The blocks of the site's stage up to the site."""
-        name, _, last = cut.name.partition(".")
-        return [f"{_STAGES[name]}.{i}" for i in range(int(last) + 1)]
-
-    def beside(self, module: nn.Module, cut: Site) -> list[Site]:
-        """The ends of the stages that do not read the site's: an agent's history is apart from its surroundings."""
-        apart = {"agent": ("context", "red"), "context": ("agent",), "red": ("agent", "context")}
-        stages = apart.get(cut.name.split(".")[0], ("agent", "context", "red"))
-        last = {site.name.split(".")[0]: site for site in self.sites(module)}
-        return [last[stage] for stage in stages if stage in last]
-
-    def divergence(
-        self,
-        module: nn.Module,  # noqa: ARG002
-        clean: Trace,
-        other: Trace,
-        chosen: Bool[Tensor, "..."] | None,
-    ) -> Float[Tensor, ""]:
-        """E[KL(clean ‖ other)] of mode and path in nats, the mean over rows."""
-        return forecast_divergence(clean.output, other.output, chosen)
-
 
 def road_present(batch: Batch) -> Bool[Tensor, "batch lines_and_agents"]:
     """Which lines and which other agents there are."""
     return torch.cat((batch.line_valid.any(-1), batch.others.valid[..., -1]), 1)
-
-
-def _checked(module: nn.Module) -> RedMotion:
-    if not isinstance(module, RedMotion):
-        raise ValueError(f"RedMotionFamily describes RedMotion, not {type(module).__name__}")
-    return module
-
-
-def _after(count: int, present: Bool[Tensor, "batch m"]) -> Bool[Tensor, "batch _"]:
-    """The mask of so many learned tokens followed by others."""
-    return functional.pad(present, (count, 0), value=True)
-
-
-def _lately(tracks: Tracks) -> Tracks:
-    """The last two steps: enough for the current yaw rate and acceleration."""
-    return dataclasses.replace(
-        tracks,
-        position=tracks.position[..., -2:, :],
-        heading=tracks.heading[..., -2:],
-        velocity=tracks.velocity[..., -2:, :],
-        valid=tracks.valid[..., -2:],
-    )
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
