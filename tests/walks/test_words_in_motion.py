@@ -34,6 +34,7 @@ SECTIONS = [
     "collapse",
     "vectors",
     "calibration",
+    "control_loop",
     "offtarget",
     "feasibility",
     "dictionaries",

@@ -121,6 +121,28 @@ class Controlled:
         return {name: float((asked == i).double().mean()) for i, name in enumerate(OUTCOMES[:-1])}
 
 
+def joined(parts: Sequence[Controlled]) -> Controlled:
+    """The rows of several batches, one after the other; their passes add up."""
+
+    def rows(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    def outputs(given: Sequence[Output]) -> Output:
+        return {name: torch.cat([one[name] for one in given]) for name in given[0]}
+
+    return Controlled(
+        tau=rows("tau"),
+        before=rows("before"),
+        target=rows("target"),
+        after=rows("after"),
+        outcome=rows("outcome"),
+        change=rows("change"),
+        passes=sum(part.passes for part in parts),
+        clean=outputs([part.clean for part in parts]),
+        output=outputs([part.output for part in parts]),
+    )
+
+
 @torch.no_grad()
 def control(
     model: Model,

@@ -6,6 +6,7 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.control_loop import control_loop
 from innerspace.report.end_to_end import end_to_end
 from innerspace.report.features import features
 from innerspace.report.fidelity import fidelity
@@ -49,6 +50,7 @@ _SECTIONS: dict[str, _Builder] = {
     "calibration": calibration,
     "refinement": refinement,
     "vectors": vectors,
+    "control_loop": control_loop,
     "offtarget": offtarget,
     "feasibility": feasibility,
     "dictionaries": dictionaries,
