@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from innerspace.jobs.control_loop import Looping
-from innerspace.jobs.requests import goals
+from innerspace.jobs.requests import MODES, goals, way
 from innerspace.motion.instructions import understand
 
 
@@ -27,12 +27,21 @@ def test_instructions_become_targets_in_the_units_of_readouts() -> None:
     assert turn.allowance(before).tolist() == [2.0] * 3
 
 
+def test_ways_of_steering_have_names() -> None:
+    assert [way(mode) for mode in MODES] == list(MODES.values())
+    with pytest.raises(ValueError, match="unknown mode 'sideways'; possible are additive, norm-preserving, angular"):
+        way("sideways")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"samples": 3}, "at least 10 samples and a pilot of 10, given 3, 100"),
         ({"randoms": -1}, "should not be fewer than none, they are -1"),
-        ({"modes": ("sideways",)}, "unknown mode 'sideways' beside additive; possible are norm-preserving, angular"),
+        (
+            {"modes": ("additive",)},
+            "additive is always among the modes; beside it norm-preserving, angular are possible",
+        ),
         ({"speeds": (0.0, 10.0)}, "leave 0 out of speeds and headings"),
     ],
 )

@@ -148,16 +148,13 @@ def _control_loop() -> Report:
 
     asked = [("speed", "%", x) for x in (-30.0, 30.0)] + [("direction", "°", x) for x in (-20.0, 20.0)]
     ways = (("loop", "additive"), ("loop", "angular"), ("curve", "additive"), ("random", "additive"))
-    price = {"change": 0.3, "shift": 1.2, "feasible": 0.5, "others": {"heading": 1.0}}
+    price = {"change": 0.3, "shift": 1.2}
     return {
         "samples": 64,
         "share": 1.0,
         "passes": 16,
         "requests": [row(*one, *way) for one in asked for way in (*ways, ways[-1])],
-        "paired": [
-            {"feature": "speed", "unit": "%", "request": 30.0, "rows": rows, "vector": price, "random": price}
-            for rows in (0, 7)
-        ],
+        "paired": [{"feature": "speed", "unit": "%", "request": 30.0, "rows": 7, "vector": price, "random": price}],
         "modes": [
             {
                 "mode": mode,

@@ -41,8 +41,6 @@ def test_a_sentence_steers_every_agent_by_itself(finished: Path) -> None:
     only = Finished(run.model, run.job, run.site, {"speed": run.vectors["speed"]})
     with pytest.raises(ValueError, match="no vector steers direction; there are vectors of speed"):
         steer(only, scenes, "turn left")
-    with pytest.raises(ValueError, match="unknown mode 'sideways'; possible are additive, norm-preserving, angular"):
-        steer(run, scenes, "slower", mode="sideways")  # type: ignore[arg-type]
 
 
 def test_the_command_prints_what_came_of_it(finished: Path, capsys: Capture) -> None:
@@ -69,8 +67,8 @@ def test_the_report_judges_the_loop(finished: Path) -> None:
     assert len(ways) == 12
     for row in given["requests"]:
         assert 0 <= row["reached"]["mean"] <= 1
-        assert row["change"][1] <= 1 + 1e-4
         if row["way"] != "curve":
+            assert row["change"][2] <= 1 + 1e-4
             assert row["passes"] <= 6
             assert sum(row["outcomes"].values()) == pytest.approx(1)
             assert row["outcomes"]["reached"] == pytest.approx(row["reached"]["mean"])

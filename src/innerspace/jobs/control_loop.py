@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from innerspace.decompose.directions import Directions
-from innerspace.interventions import At
+from innerspace.interventions import At, Steer
 from innerspace.jobs.parts import chunks
-from innerspace.jobs.requests import MODES, Answered, Mode, answer, goals
+from innerspace.jobs.requests import Answered, Mode, answer, goals, way
 from innerspace.jobs.steering import MEASURES, Steering
 from innerspace.measure.control_loop import Goal, Loop
 from innerspace.measure.estimate import Estimate, from_copies
@@ -42,7 +42,7 @@ class Looping(Value):
     pilot: int = 100
     randoms: int = 1
     modes: tuple[Mode, ...] = ("angular",)
-    loop: Loop = field(default_factory=Loop)
+    loop: Loop = field(default_factory=lambda: Loop(passes=12))
 
     def __post_init__(self) -> None:
         if self.samples < 10 or self.pilot < 10:
@@ -51,10 +51,9 @@ class Looping(Value):
             )
         if self.randoms < 0:
             raise ValueError(f"the random directions should not be fewer than none, they are {self.randoms}")
-        if unknown := [mode for mode in self.modes if mode not in get_args(Mode)[1:]]:
-            raise ValueError(
-                f"unknown mode {unknown[0]!r} beside additive; possible are {', '.join(get_args(Mode)[1:])}"
-            )
+        if "additive" in self.modes:
+            others = ", ".join(get_args(Mode)[1:])
+            raise ValueError(f"additive is always among the modes; beside it {others} are possible")
         if 0 in (*self.speeds, *self.headings):
             raise ValueError("a request for no change is met by doing nothing; leave 0 out of speeds and headings")
 
@@ -89,7 +88,7 @@ class LoopBench:
             "share": self.settings.loop.share,
             "passes": self.settings.loop.passes,
             "requests": requests,
-            "paired": paired,
+            "paired": [pair for pair in paired if pair["rows"]],
             "modes": modes,
         }
 
@@ -137,7 +136,7 @@ class LoopBench:
         for _ in range(self.settings.randoms):
             noise = put(vector.random_like(generator).directions)
             rows.append(head | {"way": "random", "mode": "additive"} | self._row(noise, goal))
-            pairs.append(head | _paired(closed, noise, goal.readout))
+            pairs.append(head | _paired(closed, noise))
         return rows, pairs
 
     def _row(self, found: Answered, goal: Goal) -> dict[str, Any]:
@@ -157,7 +156,7 @@ class LoopBench:
         self, along: Float[Tensor, "d"], tau: float, goal: Goal, closed: Answered, forks: Sequence[Fork]
     ) -> dict[str, Any]:
         """The same temperature for all rows, as the mean curve says."""
-        steer = {self.site: At(Where("valid"), MODES["additive"](along[None], torch.tensor([tau])))}
+        steer = {self.site: At(Where("valid"), Steer(along, tau))}
         with torch.no_grad():
             parts = [
                 readout(fork.run(steer).output, fork.clean.output, batch)
@@ -188,10 +187,15 @@ class LoopBench:
         """Error in the unit of the request, what else moved, and whether it can be driven, over the rows asked."""
         off = (after[goal.readout] - target).abs()
         off = off / before[goal.readout] * 100 if goal.kind == "relative" else off
-        others = [m.readout for m in MEASURES.values() if m.readout != goal.readout]
+        others = dict[str, float]()
+        for name in (measure.readout for measure in MEASURES.values() if measure.readout != goal.readout):
+            moved = (after[name] - before[name])[asked].abs()
+            # a path may be too short to have a heading
+            if moved.isfinite().any():
+                others[name] = _average(moved)
         return {
             "error": _quartiles(off[asked]),
-            "others": {name: _average((after[name] - before[name])[asked].abs()) for name in others},
+            "others": others,
             "feasible": _average(after["feasible"][asked]),
             "feasible_before": _average(before["feasible"][asked]),
             "shift": _average(after["shift"][asked]),
@@ -204,7 +208,7 @@ class LoopBench:
         tau[len(tau) // 2] = 0
 
         def via(along: Tensor, by: float) -> Any:
-            return MODES[mode](along[None], torch.tensor([by]))
+            return way(mode)(along[None], torch.tensor([by]))
 
         found = respond(
             self.model,
@@ -229,19 +233,12 @@ class LoopBench:
         }
 
 
-def _paired(closed: Answered, noise: Answered, asked: str) -> dict[str, Any]:
+def _paired(closed: Answered, noise: Answered) -> dict[str, Any]:
     """A vector against a random direction on the rows that both brought to the target: at what price did they?"""
     both = (closed.controlled.outcome == REACHED) & (noise.controlled.outcome == REACHED)
-    others = [measure.readout for measure in MEASURES.values() if measure.readout != asked]
 
     def price(found: Answered) -> dict[str, Any]:
-        moved = {name: _average((found.after[name] - found.before[name])[both].abs()) for name in others}
-        return {
-            "change": _average(found.controlled.change[both]),
-            "shift": _average(found.after["shift"][both]),
-            "feasible": _average(found.after["feasible"][both]),
-            "others": moved,
-        }
+        return {"change": _average(found.controlled.change[both]), "shift": _average(found.after["shift"][both])}
 
     return {"rows": int(both.sum()), "vector": price(closed), "random": price(noise)}
 

@@ -32,6 +32,18 @@ MODES: dict[Mode, Via] = {"additive": Steer, "norm-preserving": _rescaled, "angu
 """What is done with vectors and temperatures: x + c, the same at the length of x, or an arc towards c."""
 
 
+def way(mode: str) -> Via:
+    """The way of steering of that name.
+
+    Raises:
+        ValueError: if there is none, naming those there are.
+    """
+    found = {str(name): via for name, via in MODES.items()}
+    if mode not in found:
+        raise ValueError(f"unknown mode {mode!r}; possible are {', '.join(found)}")
+    return found[mode]
+
+
 def goals(instructions: Sequence[Instruction], moving: float) -> list[Goal]:
     """What the loop is asked for; shares of a speed are asked of agents that move at ``moving`` m/s or more."""
     found = list[Goal]()
@@ -69,7 +81,7 @@ def answer(
     with torch.no_grad():
         forks = forks or [model.fork(batch, site) for batch in batches]
     parts = [
-        control(model, batch, site, along, asked, readout, loop, via=MODES[mode], fork=fork)
+        control(model, batch, site, along, asked, readout, loop, via=way(mode), fork=fork)
         for batch, fork in zip(batches, forks, strict=True)
     ]
     return Answered(

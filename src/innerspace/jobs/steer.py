@@ -11,7 +11,7 @@ from torch import Tensor
 
 from innerspace.jobs.finished import Finished
 from innerspace.jobs.parts import chunks
-from innerspace.jobs.requests import MODES, Answered, Mode, answer, goals
+from innerspace.jobs.requests import Answered, Mode, answer, goals, way
 from innerspace.jobs.steering import MEASURES
 from innerspace.measure.control_loop import Goal, Loop
 from innerspace.measure.solving import REACHED, UNDEFINED
@@ -98,8 +98,7 @@ def steer(
             holds no complete run.
     """
     instructions = understand(text)
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; possible are {', '.join(MODES)}")
+    way(mode)
     finished = run if isinstance(run, Finished) else Finished.load(run)
     require(instructions, [name for name in finished.vectors if name in MEASURES])
     batch = frame(scenes, finished.job.forecaster.framing)

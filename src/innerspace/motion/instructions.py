@@ -9,7 +9,7 @@ possible.
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from innerspace.motion.words import ACCELERATION, AGENT, DIRECTION, SPEED
 from innerspace.value import Value
@@ -171,7 +171,8 @@ def _clause(clause: str) -> Instruction:
     if given is None:
         return Instruction(feature, sign * _USUAL[feature] * _DEGREES.get(degree or "", 1.0), _UNITS[feature][0])
     word = given.group("unit")
-    unit = next(unit for unit in ("%", "m/s", "m/s²", "°") if unit == _ALIASES.get(word, word))
+    units = {str(unit): unit for unit in get_args(Unit)}
+    unit: Unit = units[_ALIASES.get(word, word)]
     return Instruction(feature, sign * float(given.group("number")), unit)
 
 

@@ -14,6 +14,7 @@ _WAYS = {
     "curve": "one temperature for all, from the mean curve",
     "random": "the loop, random vectors",
 }
+_UNITS = {"speed": "m/s", "acceleration": "m/s²", "heading": "°"}
 _STYLES = {"loop": "thick {}", "curve": "thin {}", "random": "random"}
 
 
@@ -29,7 +30,7 @@ def control_loop(report: Mapping[str, Any], palette: Palette, note: str) -> Sect
     if modes := given["modes"]:
         blocks.append(_modes(modes, palette))
     blocks.append(_table(requests, palette))
-    if paired := [row for row in given["paired"] if row["rows"]]:
+    if paired := given["paired"]:
         blocks.append(_prices(paired, palette))
     lead = "Can every agent be given the temperature that it needs, so that its forecast does what is asked?"
     return Section("control-loop", "Control loop", lead, tuple(blocks))
@@ -120,7 +121,7 @@ def _modes(modes: Sequence[Mapping[str, Any]], palette: Palette) -> Table:
 def _table(rows: Sequence[Request], palette: Palette) -> Table:
     head = (
         *("request", "by", "reached", "missed by", "τ", "change", "passes"),
-        *("shift of minADE [m]", "feasible (unsteered)", "not reached because"),
+        *("shift of minADE [m]", "else moved, mean", "feasible (unsteered)", "not reached because"),
     )
     lines = tuple(
         (
@@ -130,6 +131,7 @@ def _table(rows: Sequence[Request], palette: Palette) -> Table:
             *(Cell(number(row[name][1]), _ends(row[name])) for name in ("error", "tau", "change")),
             Cell(number(row["passes"])),
             Cell(number(row["shift"])),
+            Cell(", ".join(f"{name} {number(value, 2)} {_UNITS[name]}" for name, value in row["others"].items())),
             Cell(f"{_percent(row['feasible'])} ({_percent(row['feasible_before'])})"),
             Cell(_reasons(row["outcomes"])),
         )
