@@ -307,7 +307,7 @@ class WordsInMotion(Job):
     def costs(self, model: Model, batch: Batch, along: Tensor) -> dict[str, Any]:
         """What steering costs at the site, and at every other one on a few agents."""
         here = cost(model, batch, {self.site: At(Where("valid"), Steer(along, 1.0))})
-        few = batch[slice(0, 64)]
+        few = batch[slice(0, 32)]
         return {**here.to_json(), "by_site": cost_by_site(model, few, len(few)).to_json()}
 
     def worth_judging(self, fitted: Fitted) -> bool:

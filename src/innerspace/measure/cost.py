@@ -92,7 +92,7 @@ class SitesCost(Value):
 
 
 @torch.no_grad()
-def cost_by_site(model: Model, batch: Any, rows: int, rounds: int = 7) -> SitesCost:
+def cost_by_site(model: Model, batch: Any, rows: int, rounds: int = 5) -> SitesCost:
     """Steer every valid position by one vector of ones at each site in turn, on the device of the network.
 
     Every round runs a plain pass before each steered one, so that a change of the machine's speed falls on both. The

@@ -49,7 +49,7 @@ def _figure(feature: str, rows: Sequence[Request], palette: Palette, given: Mapp
     key = tuple((f"line {_STYLES[way].format(hue)}", _WAYS[way]) for way in shown)
     caption = (
         f"Requested {feature} [{unit}] and what came of it: {given['samples']} held-out agents, at most "
-        f"{given['passes']} passes, and a change of at most {number(given['share'])} times the states' norm; "
+        f"{given['passes']} passes, and a change of at most {number(given['share'], 2)} times the states' norm; "
         f"tinted are 95 % intervals. {note}"
     )
     return Figure(caption, panels, f"{feature}: requests", hue, key)
@@ -72,7 +72,7 @@ def _panel(title: str, what: str, note: str, rows: Sequence[Request], hue: str, 
                 said = [number(height) for height in heights]
             chart.line(asked, heights, style)
             tips = [
-                f"{number(request, sign=True)} {unit}\n{title.lower()} {words}\n{_WAYS[way]}"
+                f"{number(request, 2, sign=True)} {unit}\n{title.lower()} {words}\n{_WAYS[way]}"
                 for request, words in zip(asked, said, strict=True)
             ]
             chart.dots(asked, heights, tips, "random" if way == "random" else hue)
@@ -125,7 +125,7 @@ def _table(rows: Sequence[Request], palette: Palette) -> Table:
     )
     lines = tuple(
         (
-            Cell(f"{row['feature']} {number(row['request'], sign=True)} {row['unit']}", hue=palette[row["feature"]]),
+            Cell(f"{row['feature']} {number(row['request'], 2, sign=True)} {row['unit']}", hue=palette[row["feature"]]),
             Cell(_WAYS[row["way"]], row["mode"] if row["way"] == "loop" else ""),
             Cell(number(estimate(row["reached"]).mean), interval(estimate(row["reached"]))),
             *(Cell(number(row[name][1]), _ends(row[name])) for name in ("error", "tau", "change")),
@@ -147,7 +147,7 @@ def _prices(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Table:
     head = ("request", "agents", "change", "by a random vector", "shift of minADE [m]", "by a random vector")
     lines = tuple(
         (
-            Cell(f"{row['feature']} {number(row['request'], sign=True)} {row['unit']}", hue=palette[row["feature"]]),
+            Cell(f"{row['feature']} {number(row['request'], 2, sign=True)} {row['unit']}", hue=palette[row["feature"]]),
             Cell(number(row["rows"])),
             *(Cell(number(row[who][what])) for what in ("change", "shift") for who in ("vector", "random")),
         )

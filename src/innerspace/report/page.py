@@ -129,6 +129,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
     for key in ("collapse", "calibration", "refinement", "feasibility"):
         yield from (row["feature"] for row in record.get(key, ()) if "feature" in row)
     yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
+    yield from (row["feature"] for row in record.get("control_loop", {}).get("requests", ()))
     yield from record.get("offtarget", {}).get("steered", ())
     yield from record.get("data", {}).get("classes", {})
     yield from _kinds(record)
