@@ -1,4 +1,4 @@
-"""The command line: run a recipe, look at what came out, evaluate it elsewhere."""
+"""The command line: run a recipe, look at what came out, evaluate it elsewhere, steer by a sentence."""
 
 import importlib
 import pkgutil
@@ -19,12 +19,17 @@ from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.data import Data
 from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.evaluation import evaluate
+from innerspace.jobs.finished import Finished
 from innerspace.jobs.job import Job, execute
 from innerspace.jobs.pareto import Pareto
+from innerspace.jobs.requests import Mode
 from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.steer import steer
 from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
+from innerspace.measure.control_loop import Loop
 from innerspace.motion.forecasters.known import load_model
+from innerspace.motion.instructions import understand
 from innerspace.parallel import Share, begin
 from innerspace.report.record import write
 from innerspace.value import read_json
@@ -78,6 +83,27 @@ class Eval:
     """The run's folder."""
     data: Data = field(default_factory=Data)
     """The data to judge on; its test split is used."""
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Steer forecasts by a sentence, such as "slower and turn left", and print what came of it.
+
+    Every agent gets temperatures of its own, found by a control loop.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    text: Annotated[str, tyro.conf.Positional]
+    """What should change: "30 % slower", "turn left by 20°", "keep the speed but turn right"."""
+    data: Data = field(default_factory=Data)
+    """The data to steer on; its test split is used."""
+    scenes: int = 100
+    """How many scenes are steered at most."""
+    mode: Mode = "additive"
+    """How vectors act on the hidden states."""
+    loop: Loop = field(default_factory=lambda: Loop(passes=24))
+    """How many passes and how much change are allowed."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +187,7 @@ def _grammar(jobs: dict[str, Job]) -> Any:
     )
     run = Run
     run.__annotations__["job"] = Annotated[chosen, tyro.conf.arg(name="")]
-    return run | Show | Sites | Recipes | Eval | Report | Demo
+    return run | Show | Sites | Recipes | Eval | Steer | Report | Demo
 
 
 def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Console) -> None:
@@ -181,6 +207,8 @@ def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Conso
                 console.print(f"[bold]{name}[/]  {line}", highlight=False, soft_wrap=True)
         case Eval(run=run, data=data):
             console.print(evaluate(run, data))
+        case Steer(run=run, text=text, data=data, scenes=scenes, mode=mode, loop=loop):
+            console.print(steered_table(run, text, data, scenes, mode, loop))
         case Report(run=run):
             write(run, _read_report(run))
             _name_page(run / "report.html", console)
@@ -205,6 +233,17 @@ def show(folder: Path, console: Console) -> None:
     for remark in report["remarks"]:
         console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
     _name_page(folder / "report.html", console)
+
+
+def steered_table(folder: Path, text: str, data: Data, count: int, mode: Mode, loop: Loop) -> Table:
+    """The forecasts of a run's network, steered by a text on the test split of ``data``."""
+    if count < 1:
+        raise ValueError(f"at least one scene is needed to steer, given {count}")
+    understand(text)
+    data.check()
+    finished = Finished.load(folder)
+    scenes = data.read(finished.job.forecaster.framing).test[:count]
+    return steer(finished, scenes, text, mode=mode, loop=loop).table()
 
 
 def _read_report(folder: Path) -> dict[str, Any]:

@@ -49,26 +49,12 @@ class Steer:
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:
         if isinstance(self.by, int | float) and self.by == 0:
             return x
-        along = self.along.directions if isinstance(self.along, Decomposition) else self.along
-        if along.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"the direction has width {along.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
-                f"a direction belongs to the site that it was fitted at"
-            )
+        along = directions_for(self.along, x, visit)
         if isinstance(self.by, int | float):
             total = along if along.ndim == 1 else along.sum(0)
             return torch.add(x, total.to(x), alpha=self.by)
-        along = along.reshape(-1, along.shape[-1]).to(x)
         by = torch.as_tensor(self.by, dtype=x.dtype, device=x.device)
-        shape = tuple(by.shape)
-        if shape not in ((), along.shape[:1], (x.shape[0], len(along))):
-            raise ValueError(
-                f"the temperatures have shape {list(shape)}; a number, [{len(along)}] (one per direction) or "
-                f"[{x.shape[0]}, {len(along)}] (one per row and direction) is possible"
-            )
-        change = by.expand(len(along)) @ along if by.ndim < 2 else by @ along
-        if by.ndim == 2:
-            change = change.view(x.shape[0], *(1,) * (x.ndim - 2), -1)
+        change = shift(along, by, x)
         if by.ndim < 2 or by.requires_grad:
             return x + change
         # rows with τ = 0 stay as they are, also in the sign of their zeros
@@ -218,6 +204,39 @@ class At:
                     f"{list(x.shape[:-1])}"
                 )
         return torch.where(chosen[..., None], self.do(x, visit), x)
+
+
+def directions_for(along: Float[Tensor, "*k d"] | Decomposition, x: Tensor, visit: Visit) -> Float[Tensor, "*k d"]:
+    """The directions themselves, of one width with the hidden state.
+
+    Raises:
+        ValueError: for directions of another width.
+    """
+    rows = along.directions if isinstance(along, Decomposition) else along
+    if rows.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"the direction has width {rows.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
+            f"a direction belongs to the site that it was fitted at"
+        )
+    return rows
+
+
+def shift(along: Float[Tensor, "*k d"], by: float | Float[Tensor, "..."], x: Tensor) -> Tensor:
+    """Σᵢ τᵢ · directionᵢ in a shape that can be added to the hidden state x; τ as in ``Steer``.
+
+    Raises:
+        ValueError: for a shape of τ that does not fit.
+    """
+    along = along.reshape(-1, along.shape[-1]).to(x)
+    by = torch.as_tensor(by, dtype=x.dtype, device=x.device)
+    shape = tuple(by.shape)
+    if shape not in ((), along.shape[:1], (x.shape[0], len(along))):
+        raise ValueError(
+            f"the temperatures have shape {list(shape)}; a number, [{len(along)}] (one per direction) or "
+            f"[{x.shape[0]}, {len(along)}] (one per row and direction) is possible"
+        )
+    change = by.expand(len(along)) @ along if by.ndim < 2 else by @ along
+    return change.view(x.shape[0], *(1,) * (x.ndim - 2), -1) if by.ndim == 2 else change
 
 
 def relocate(

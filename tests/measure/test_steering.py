@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from families import CASES
-from innerspace.interventions import Steer
-from innerspace.measure.cost import cost, hook_microseconds
+from innerspace.interventions import Read, Steer
+from innerspace.measure.cost import SitesCost, cost, cost_by_site, hook_microseconds
 from innerspace.measure.estimate import Estimate, from_copies, over_seeds
 from innerspace.measure.steering import Curve, Output, Response, calibrate, respond, straightness
+from innerspace.steering_modes import Limit
 
 TAU = torch.linspace(-2, 2, 9)
 
@@ -132,3 +133,39 @@ def test_cost_is_measured() -> None:
     assert found.ratio.mean > 0
     assert found.extra_bytes >= 4 * 5 * 8 * 4  # at least the steered hidden states of 4 rows of 5 tokens
     assert hook_microseconds(case.model, rounds=5) > 0
+
+
+def test_cost_is_measured_at_every_site() -> None:
+    case = CASES["redmotion"]()
+    found = cost_by_site(case.model, case.batch, len(case.batch), rounds=3)
+    assert [one.site for one in found.sites] == list(case.model.sites)
+    assert found.device == "cpu"
+    assert found.plain_ms.mean > 0
+    for one in found.sites:
+        assert one.ratio.mean > 0
+        assert one.ratio.low is not None
+        assert one.ratio.low <= one.ratio.mean
+        assert one.peak_bytes is None
+        # at least the sum, and what is steered of it
+        site = case.model.site(one.site)
+        states = case.model.run(case.batch, {site.name: Read()}).hidden[site.name]
+        assert one.extra_bytes >= 2 * states.numel() * 4
+    assert SitesCost.from_json(found.to_json()) == found
+    with pytest.raises(ValueError, match="at least 3 rounds, given 2"):
+        cost_by_site(case.model, case.batch, len(case.batch), rounds=2)
+
+
+def test_other_ways_of_steering_have_curves_too() -> None:
+    case, along = CASES["blocks"](), torch.ones(8)
+
+    def moved(steered: Output, clean: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sum": (steered["y"] - clean["y"]).sum((1, 2))}
+
+    ways = (Steer, lambda along, by: Limit(Steer(along, by), 1e9), lambda along, by: Limit(Steer(along, by), 0.0))
+    free, wide, none = (
+        respond(case.model, [case.batch], "second", along, TAU, moved, torch.arange(4), via=way)["sum"].value
+        for way in ways
+    )
+    torch.testing.assert_close(wide, free)
+    assert free[0].abs().min() > 0
+    assert none.abs().max() < 1e-6

@@ -47,6 +47,7 @@ def mock_report(scenes: int = 2) -> Report:
             "calibration": "Test split, 900 targets, bootstrap over scenes.",
             "refinement": "Test split, bootstrap over scenes and 3 seeds.",
             "vectors": "Fitted on the train split, seed 0.",
+            "control_loop": "Test split, one agent of each scene.",
             "offtarget": "Test split at τ = 0.6, 3 seeds.",
             "feasibility": "Test split, 3 seeds.",
             "forecaster": "Seed 0.",
@@ -58,6 +59,7 @@ def mock_report(scenes: int = 2) -> Report:
         "collapse": _collapse(rng),
         "vectors": _vectors(),
         "calibration": _calibration(rng),
+        "control_loop": _control_loop(),
         "offtarget": _offtarget(rng),
         "feasibility": _feasibility(),
         "dictionaries": _dictionaries(rng),
@@ -69,6 +71,21 @@ def mock_report(scenes: int = 2) -> Report:
             "hook_us": 21.4,
             "plain_bytes": 48_000_000,
             "extra_bytes": 512_000,
+            "by_site": {
+                "device": "cpu",
+                "rows": 64,
+                "plain_ms": around(4.81, 0.05),
+                "sites": [
+                    {
+                        "site": site,
+                        "ratio": around(1.01 + 0.002 * i, 0.006),
+                        "added_ms": around(0.05, 0.02),
+                        "extra_bytes": 360_000,
+                        "peak_bytes": None if i else 120_000,
+                    }
+                    for i, site in enumerate(SITES)
+                ],
+            },
         },
         "provenance": {
             "class": "Provenance",
@@ -106,6 +123,51 @@ def around(mean: float, half: float) -> dict[str, float]:
 
 def _headline(label: str, value: str, note: str) -> dict[str, str]:
     return {"label": label, "value": value, "note": note}
+
+
+def _control_loop() -> Report:
+    def row(feature: str, unit: str, request: float, way: str, mode: str = "additive") -> Report:
+        share = {"loop": 0.9, "curve": 0.1, "random": 0.02}[way]
+        return {
+            "feature": feature,
+            "unit": unit,
+            "request": request,
+            "way": way,
+            "mode": mode,
+            "reached": around(share, 0.03),
+            "outcomes": {"reached": share, "limited": 0.0, "not monotone": 1 - share} if way != "curve" else {},
+            "tau": [0.1, 0.2, 0.3],
+            "change": [0.2, 0.3, 0.4],
+            "passes": 14,
+            "error": [0.2, 0.8, 1.4],
+            "others": {"heading": 2.0},
+            "feasible": 0.8,
+            "feasible_before": 0.9,
+            "shift": 3.2,
+        }
+
+    asked = [("speed", "%", x) for x in (-30.0, 30.0)] + [("direction", "°", x) for x in (-20.0, 20.0)]
+    ways = (("loop", "additive"), ("loop", "angular"), ("curve", "additive"), ("random", "additive"))
+    price = {"change": 0.3, "shift": 1.2}
+    return {
+        "samples": 64,
+        "share": 1.0,
+        "passes": 16,
+        "requests": [row(*one, *way) for one in asked for way in (*ways, ways[-1])],
+        "paired": [{"feature": "speed", "unit": "%", "request": 30.0, "rows": 7, "vector": price, "random": price}],
+        "modes": [
+            {
+                "mode": mode,
+                "tau": [-1.0, 0.0, 1.0],
+                "response": [around(x, 1.0) for x in (-40.0, 0.0, 45.0)],
+                "feasible": [0.7, 0.9, 0.6],
+                "pearson": around(0.99, 0.003),
+                "r2": around(0.98, 0.01),
+                "span": [-40.0, 45.0],
+            }
+            for mode in ("additive", "norm-preserving", "angular")
+        ],
+    }
 
 
 def _data() -> Report:

@@ -30,6 +30,7 @@ SECTIONS = {
     "calibration": "calibration",
     "refinement": "refinement",
     "vectors": "vectors",
+    "control_loop": "control-loop",
     "offtarget": "offtarget",
     "feasibility": "feasibility",
     "dictionaries": "dictionaries",

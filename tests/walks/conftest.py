@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.control_loop import Looping
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd
 from innerspace.jobs.job import execute
@@ -19,6 +20,7 @@ from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.probing import ProbingSettings
 from innerspace.learn.steering_vectors import SteeringFit
+from innerspace.measure.control_loop import Loop
 from innerspace.measure.part_labels import Reading
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Framing
@@ -41,6 +43,7 @@ def tiny() -> WordsInMotion:
         end_to_end=EndToEnd(steps=6, batch=8),
         optimized=Optimized(batch=16, batches=2, fit=SteeringFit(steps=4)),
         steering=Steering(points=5, randoms=2, samples=24),
+        looping=Looping(speeds=(-10.0, 10.0), headings=(5.0,), samples=12, pilot=12, loop=Loop(passes=6)),
         subspaces=Finding(unit=4, steps=16, seeds=2, rows=300, held_out=150, randoms=2),
         verifying=Verifying(exchanges=8, judged=100, among=200, queries=3, reading=Reading(splits=2, rotations=1)),
         seeds=2,

@@ -34,6 +34,7 @@ SECTIONS = [
     "collapse",
     "vectors",
     "calibration",
+    "control_loop",
     "offtarget",
     "feasibility",
     "dictionaries",
@@ -91,8 +92,9 @@ def test_the_report_is_whole_and_finite(finished: Path) -> None:
     assert [key for key in report if not report[key]] == []
     leaves = numbers({key: part for key, part in report.items() if key != "job"})
     # a response may be out of reach of every temperature, and has no temperature then
+    # only a GPU tells its peak of memory
     # a part does not depend on itself, and what one partition gives has no interval
-    known = ("/inverse/", "/information/", "/p/", "/separation/")
+    known = ("/inverse/", "/information/", "/p/", "/peak_bytes", "/separation/")
     unknown = [place for place, leaf in leaves.items() if leaf is None and not any(part in place for part in known)]
     assert unknown == []
     assert all(math.isfinite(leaf) for leaf in leaves.values() if isinstance(leaf, float))

@@ -21,6 +21,7 @@ from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import At, Steer
 from innerspace.jobs import summary
+from innerspace.jobs.control_loop import LoopBench, Looping
 from innerspace.jobs.data import Data
 from innerspace.jobs.end_to_end import EndToEnd, compared
 from innerspace.jobs.job import Job, Run
@@ -53,7 +54,7 @@ from innerspace.jobs.vectors import (
 )
 from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.learn.solve import Method
-from innerspace.measure.cost import cost
+from innerspace.measure.cost import cost, cost_by_site
 from innerspace.motion.forecasters.forecaster import save
 from innerspace.motion.forecasters.known import AnyForecaster
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
@@ -76,6 +77,7 @@ class WordsInMotion(Job):
     agent. ``methods`` are the estimators of control vectors, ``seeds`` the repetitions of plain and refined ones;
     ``optimized`` are vectors sought by what they do to forecasts.
     ``end_to_end`` trains the TopK dictionaries on by what they change in forecasts, with local ones beside them.
+    ``looping`` says how a control loop around the steering is judged, None not at all.
     ``subspaces`` says how the site's subspaces are sought, None not at all, and ``verifying`` how they are verified.
     ``online_epochs`` above 0 adds the paper's own probes, trained by gradient steps on the fit split. Of several
     processes all train the forecaster, and the first one does the rest.
@@ -97,6 +99,7 @@ class WordsInMotion(Job):
     subspaces: Finding | None = None
     verifying: Verifying = field(default_factory=Verifying)
     steering: Steering = field(default_factory=Steering)
+    looping: Looping | None = field(default_factory=Looping)
     seeds: int = 3
     scenes_shown: int = 6
 
@@ -185,6 +188,10 @@ class WordsInMotion(Job):
         run.say("[bold]5[/] steering, on scenes that nothing was fitted to")
         judged, controls = self.steer(model, parts, vectors, run)
 
+        looped = dict[str, Any]()
+        if self.looping is not None:
+            looped["control_loop"] = self.close_loop(self.looping, model, parts, vectors)
+
         trained_on = dict[str, Any]()
         if self.end_to_end.steps:
             run.say("[bold]6[/] dictionaries that learn from forecasts")
@@ -223,6 +230,7 @@ class WordsInMotion(Job):
             "vectors": summary.vectors_section([item.fitted for item in judged if item.fitted.seed == 0]),
             "calibration": calibration_rows(judged, self.site)
             + [row for kind, items in controls.items() for row in calibration_rows(items, self.site, kind)],
+            **looped,
             "offtarget": off_target([*firsts, *(item for item in judged if item.fitted.method == OPTIMIZED)]),
             "feasibility": feasibility_rows(firsts),
             "dictionaries": judge_dictionaries(
@@ -237,11 +245,7 @@ class WordsInMotion(Job):
             **trained_on,
             **found,
             "refinement": refinement_rows(judged, PLAIN),
-            "cost": cost(
-                model,
-                parts.test[slice(0, 256)],
-                {self.site: At(Where("valid"), Steer(vectors[0].along, 1.0))},
-            ).to_json(),
+            "cost": self.costs(model, parts.test[slice(0, 256)], vectors[0].along),
             "notes": summary.captions(
                 splits, min(self.steering.samples, len(parts.test)), self.seeds, self.probing.seeds, unit
             ),
@@ -341,6 +345,19 @@ class WordsInMotion(Job):
                     controls["random"].append(bench.judge(fitted, noise, ends, "random"))
             judged.append(bench.judge(fitted, fitted.along, taus[name]))
         return judged, controls
+
+    def close_loop(self, settings: Looping, model: Model, parts: Parts, vectors: Sequence[Fitted]) -> dict[str, Any]:
+        """Requests put to one agent of each scene, met by temperatures of its own."""
+        test, pilot = first_of_each_scene(parts.test), first_of_each_scene(parts.fit)
+        first = {fitted.feature.name: fitted.direction for fitted in reversed(vectors) if fitted.method == PLAIN}
+        cut = test[slice(0, settings.samples)], pilot[slice(0, settings.pilot)]
+        return LoopBench(model, self.site, *cut, self.steering, settings).judge(first)
+
+    def costs(self, model: Model, batch: Batch, along: Tensor) -> dict[str, Any]:
+        """What steering costs at the site, and at every other one on a few agents."""
+        here = cost(model, batch, {self.site: At(Where("valid"), Steer(along, 1.0))})
+        few = batch[slice(0, 32)]
+        return {**here.to_json(), "by_site": cost_by_site(model, few, len(few)).to_json()}
 
     def worth_judging(self, fitted: Fitted) -> bool:
         """All dictionaries are compared on speed, the first of them on the others; an agent's type has no measure."""

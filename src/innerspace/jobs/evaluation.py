@@ -5,16 +5,13 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from innerspace.decompose.directions import Directions
-from innerspace.jobs.control import PLAIN, WordsInMotion
 from innerspace.jobs.data import Data
+from innerspace.jobs.finished import Finished
 from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import MEASURES, Bench
 from innerspace.jobs.summary import judge_forecasts
 from innerspace.jobs.vectors import Fitted
-from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import frame
-from innerspace.network.model import Model
 
 
 def evaluate(folder: Path, data: Data) -> Table:
@@ -24,35 +21,27 @@ def evaluate(folder: Path, data: Data) -> Table:
         ValueError: if the folder holds no complete run, or its vectors belong to another model.
     """
     data.check()
-    if not (folder / "directions.safetensors").is_file():
-        raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
-    network = load(folder)
-    model = Model(network, network.settings.family)
-    directions = Directions.load(folder / "directions.safetensors")
-    if (origin := directions.origins[0]).model != model.fingerprint():
-        raise ValueError(f"the vectors in {folder} were fitted to model {origin.model}, this is {model.fingerprint()}")
-    splits = data.read(network.settings.framing)
-    test = frame(splits.test, network.settings.framing)
+    run = Finished.load(folder)
+    framing = run.job.forecaster.framing
+    splits = data.read(framing)
+    test = frame(splits.test, framing)
     table = Table("what", "measure", "value", title=f"{folder.name} on {splits.description}")
-    for name, scores in judge_forecasts(model, test).items():
+    for name, scores in judge_forecasts(run.model, test).items():
         table.add_row(name, "minADE, m", f"{scores.min_ade:.2f}")
         table.add_row(name, "minFDE, m", f"{scores.min_fde:.2f}")
-    job = WordsInMotion.load(folder / "job.json")
-    settings = job.steering
+    settings = run.job.steering
     part = test[slice(0, settings.samples)]
-    bench = Bench(model, origin.site, chunks(part), part.scene, settings)
+    bench = Bench(run.model, run.site, chunks(part), part.scene, settings)
     half = settings.points // 2
     tau = torch.arange(-half, half + 1) * (0.5 / half)
-    features = {feature.name: feature for feature in job.vocabulary.features if feature.name in MEASURES}
-    for i, found in enumerate(directions.origins):
-        # the first of each feature was fitted to all scenes
-        if found.method != PLAIN or found.feature not in features:
+    features = {feature.name: feature for feature in run.job.vocabulary.features}
+    for name, direction in run.vectors.items():
+        if name not in MEASURES:
             continue
-        one = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
-        fitted = Fitted(one, features.pop(found.feature), found.method, 0)
+        fitted = Fitted(direction, features[name], direction.origins[0].method, 0)
         curve = bench.judge(fitted, fitted.along, tau).curve
         assert curve is not None
-        unit = MEASURES[found.feature].unit
-        table.add_row(f"{found.feature} vector", "Pearson", f"{curve.pearson.mean:.3f}")
-        table.add_row(f"{found.feature} vector", f"span, {unit}", f"{curve.span[0]:+.1f} … {curve.span[1]:+.1f}")
+        unit = MEASURES[name].unit
+        table.add_row(f"{name} vector", "Pearson", f"{curve.pearson.mean:.3f}")
+        table.add_row(f"{name} vector", f"span, {unit}", f"{curve.span[0]:+.1f} … {curve.span[1]:+.1f}")
     return table

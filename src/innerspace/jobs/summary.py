@@ -237,6 +237,7 @@ def captions(splits: Splits, samples: int, seeds: int, probe_seeds: int, unit: s
         "probes": f"{probe_seeds} random splits by {unit} of the fit and test parts.",
         "collapse": f"The same hidden states as the probes'; labels are shuffled by {unit}.",
         "calibration": f"{curves} Vectors of {seeds} seeds: scenes drawn with replacement, dictionaries trained anew.",
+        "control_loop": "One agent of each scene of the test split; intervals by bootstrap over scenes.",
         "refinement": f"{curves} Intervals over {seeds} seeds, plain and refined paired by seed.",
         "offtarget": curves,
         "feasibility": curves,

@@ -18,6 +18,7 @@ from innerspace.interventions import At, Steer
 from innerspace.measure.estimate import Estimate, from_copies
 from innerspace.network.model import Fork, Model
 from innerspace.network.site import Where
+from innerspace.network.trace import Intervention
 from innerspace.value import Value
 
 Output = Mapping[str, Tensor]
@@ -45,6 +46,7 @@ def respond(
     groups: Int[Tensor, "n"],
     where: Where | None = None,
     forks: Iterable[Fork] | None = None,
+    via: Callable[[Tensor, float], Intervention] = Steer,
 ) -> dict[str, Response]:
     """Run every batch under every temperature and read the output.
 
@@ -58,6 +60,7 @@ def respond(
         groups: for every sample of the stream the scene that it belongs to.
         where: the positions that are steered, by default every valid one.
         forks: the unsteered passes, batch by batch, where they were made already (``Model.fork`` at the site).
+        via: what is done with direction and temperature.
 
     Raises:
         ValueError: if τ = 0 is missing, the direction is of another width, or groups do not fit the samples.
@@ -73,7 +76,7 @@ def respond(
         fork = model.fork(batch, site) if known is None else next(known)
         unsteered = fork.clean.output
         for amount in tau.tolist():
-            steer = At(where or Where("valid"), Steer(along, amount))
+            steer = At(where or Where("valid"), via(along, amount))
             steered = fork.run({site: steer}).output if amount else unsteered
             for name, number in readout(steered, unsteered, batch).items():
                 rows.setdefault(name, []).append(number)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from innerspace.report.blocks import Block, Cell, Facts, Figure, Palette, Panel, Remarks, Section, Table
 from innerspace.report.numerals import estimate, number, phrase, spoken
-from innerspace.report.plots import Chart, Scale
+from innerspace.report.plots import HEIGHT, Chart, Scale
 
 _METRICS = (
     ("min_ade", "minADE [m]"),
@@ -86,8 +86,41 @@ def cost(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
         ("Memory allocated in a plain pass", f"{number(given['plain_bytes'] / 1e6)} MB"),
         ("Additional memory", f"{number(given['extra_bytes'] / 1e6)} MB"),
     )
-    blocks: tuple[Block, ...] = (Facts(entries), *([Remarks((note,))] if note else []))
-    return Section("cost", "Cost", "What does steering cost when the network runs? 95 % intervals.", blocks)
+    blocks: list[Block] = [Facts(entries)]
+    if sites := given.get("by_site"):
+        blocks.append(_sites(sites))
+    blocks += [Remarks((note,))] if note else []
+    return Section("cost", "Cost", "What does steering cost when the network runs? 95 % intervals.", tuple(blocks))
+
+
+def _sites(given: Mapping[str, Any]) -> Figure:
+    """Steering at every site: time and memory of a steered pass against a plain one."""
+    rows = given["sites"]
+    names, height = [row["site"] for row in rows], max(HEIGHT, 70 + 15 * len(rows))
+    times = [estimate(row["ratio"]) for row in rows]
+    scale = Scale.over([end for value in times for end in value], include=1.0)
+    time = Chart(scale, Scale.of(names), x_label="steered pass / plain pass", left=80, height=height)
+    time.rule(1.0, "thin")
+    memory = [row["extra_bytes"] / 1e6 for row in rows]
+    bytes_scale = Scale.over(memory, include=0.0)
+    space = Chart(bytes_scale, Scale.of(names), x_label="additional memory [MB]", left=80, height=height)
+    for y, (row, value, more) in enumerate(zip(rows, times, memory, strict=True)):
+        time.whisker(value.low, value.high, y, "")
+        tip = f"{row['site']}\nratio {phrase(value)}\n{phrase(estimate(row['added_ms']), 'ms', sign=True)}"
+        peak = row.get("peak_bytes")
+        held = "" if peak is None else f"\npeak {number(peak / 1e6, sign=True)} MB"
+        for chart, x, words in ((time, value.mean, tip), (space, more, f"{row['site']}\n{number(more)} MB{held}")):
+            if x is not None:
+                chart.dots([x], [float(y)], [words], "mark")
+    caption = (
+        f"Steering every valid position at each site in turn, on {given['device']}: {number(given['rows'])} agents, a "
+        f"plain pass takes {phrase(estimate(given['plain_ms']), 'ms')}. Memory is what a steered one allocates more."
+    )
+    panels = (
+        Panel("Time", time.svg("Time of a steered pass over a plain one, by site"), "median and interval"),
+        Panel("Memory", space.svg("Memory that a steered pass allocates beyond a plain one, by site"), "allocated"),
+    )
+    return Figure(caption, panels, "Steering at every site")
 
 
 def provenance(report: Mapping[str, Any], palette: Palette, note: str) -> Section:

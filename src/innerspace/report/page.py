@@ -6,6 +6,7 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.control_loop import control_loop
 from innerspace.report.end_to_end import end_to_end
 from innerspace.report.features import features
 from innerspace.report.fidelity import fidelity
@@ -49,6 +50,7 @@ _SECTIONS: dict[str, _Builder] = {
     "calibration": calibration,
     "refinement": refinement,
     "vectors": vectors,
+    "control_loop": control_loop,
     "offtarget": offtarget,
     "feasibility": feasibility,
     "dictionaries": dictionaries,
@@ -127,6 +129,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
     for key in ("collapse", "calibration", "refinement", "feasibility"):
         yield from (row["feature"] for row in record.get(key, ()) if "feature" in row)
     yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
+    yield from (row["feature"] for row in record.get("control_loop", {}).get("requests", ()))
     yield from record.get("offtarget", {}).get("steered", ())
     yield from record.get("data", {}).get("classes", {})
     yield from _kinds(record)
