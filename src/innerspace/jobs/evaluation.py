@@ -11,7 +11,7 @@ from innerspace.jobs.data import Data
 from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import MEASURES, Bench
 from innerspace.jobs.summary import judge_forecasts
-from innerspace.jobs.vectors import Fitted
+from innerspace.jobs.vectors import Fitted, vectors_of
 from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import frame
 from innerspace.network.model import Model
@@ -24,13 +24,10 @@ def evaluate(folder: Path, data: Data) -> Table:
         ValueError: if the folder holds no complete run, or its vectors belong to another model.
     """
     data.check()
-    if not (folder / "directions.safetensors").is_file():
-        raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
     network = load(folder)
     model = Model(network, network.settings.family)
-    directions = Directions.load(folder / "directions.safetensors")
-    if (origin := directions.origins[0]).model != model.fingerprint():
-        raise ValueError(f"the vectors in {folder} were fitted to model {origin.model}, this is {model.fingerprint()}")
+    directions = vectors_of(folder, model)
+    origin = directions.origins[0]
     splits = data.read(network.settings.framing)
     test = frame(splits.test, network.settings.framing)
     table = Table("what", "measure", "value", title=f"{folder.name} on {splits.description}")
