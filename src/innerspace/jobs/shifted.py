@@ -1,4 +1,4 @@
-"""Ways to meet a shift, judged on the same scenes: no control, calibrated control, its bounds and its trivial rivals."""
+"""Ways to meet a shift, judged on the same scenes: no control, calibrated control, its bound, its trivial rivals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ calibration curve on other, unshifted scenes. The best that any τ could do, ran
 what the forecaster says stand beside it.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from innerspace.jobs.steering import Bench, Judged, Steering, calibration_rows
 from innerspace.jobs.unseen_words import opening
 from innerspace.jobs.vectors import Fitted, vectors_of
 from innerspace.measure.paired import Resamples
-from innerspace.motion.forecasters.known import load_model
+from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.scenes import Scene
 from innerspace.motion.shifts import LateralAcceleration, SamplingRate, Shift, Speed
@@ -107,12 +108,12 @@ class Unseen(Job):
     def run(self, run: Run) -> Path:
         """Calibrate, shift, judge, and write the page."""
         started = datetime.now(UTC)
-        model, vector = self.open()
-        site, framing = vector.direction.origins[0].site, model.module.settings.framing
+        model, vector, framing = self.open()
+        site = vector.direction.origins[0].site
 
         run.say("[bold]1[/] scenes")
-        splits = self.data.read(framing)
-        judged_splits = self.other.read(framing) if self.transfer else splits
+        splits = self.read(self.data, framing)
+        judged_splits = self.read(self.other, framing) if self.transfer else splits
         for skip in judged_splits.skipped:
             run.say(escape(f"  skipped {skip.name}: {skip.reason}"))
         fit = frame(splits.fit, framing)
@@ -142,8 +143,8 @@ class Unseen(Job):
         report: dict[str, Any] = {
             "title": "Words in motion on unseen data",
             "question": (
-                "If traffic moves otherwise than the forecaster has learned, does a control vector make up for it, by a "
-                "temperature that was calibrated on other scenes, and does it do so better than rescaling forecasts?"
+                "If traffic moves otherwise than the forecaster has learned, does a control vector make up for it, by "
+                "a temperature that was calibrated on other scenes, and does it do so better than rescaling forecasts?"
             ),
             "unseen": {
                 "rows": rows,
@@ -156,7 +157,7 @@ class Unseen(Job):
             "data": self.data_section(splits, judged_splits, fit, plain),
             "notes": {
                 "unseen": f"{len(scenes)} scenes of the test split, {len(plain)} agents.",
-                "calibration": f"{self.calibrating} agents of the fit split, unshifted; intervals by bootstrap over scenes.",
+                "calibration": f"{self.calibrating} agents of the fit split, unshifted; intervals over scenes.",
             },
             "job": self.to_json(),
         }
@@ -171,8 +172,8 @@ class Unseen(Job):
         write(run.folder, report | {"provenance": provenance.to_json()})
         return run.folder / "report.html"
 
-    def open(self) -> tuple[Model, Fitted]:
-        """The run's forecaster and its vector.
+    def open(self) -> tuple[Model, Fitted, Framing]:
+        """The run's forecaster, its vector, and how it reads scenes.
 
         Raises:
             ValueError: if the run is not complete, its vectors belong to another network or to a site that this one
@@ -180,7 +181,8 @@ class Unseen(Job):
         """
         if not (self.trained / "settings.json").is_file():
             raise ValueError(f"{self.trained} holds no forecaster; give the folder of a words-in-motion run")
-        model = load_model(self.trained)
+        network = load(self.trained)
+        model = Model(network, network.settings.family)
         directions = vectors_of(self.trained, model)
         methods = [origin.method for origin in directions.origins if origin.feature == SPEED.name]
         if self.method not in methods:
@@ -190,7 +192,15 @@ class Unseen(Job):
         # the first of each method was fitted to all scenes
         i = methods.index(self.method)
         one = Directions(speed.raw[i : i + 1], speed.gap[i : i + 1], speed.origins[i : i + 1])
-        return model, Fitted(one, SPEED, self.method, 0)
+        return model, Fitted(one, SPEED, self.method, 0), network.settings.framing
+
+    def read(self, data: Data, framing: Framing) -> Splits:
+        """The scenes, simulated ones for as long as the fastest shift needs; recorded ones end where they end."""
+        if data.kind == "simulated":
+            # squared, for agents that slow down need longer than others
+            longest = max(1.0, *self.shifts.speeds, *self.shifts.everywhere) ** 2
+            framing = replace(framing, future=framing.stride * math.ceil(framing.waypoints * longest))
+        return data.read(framing)
 
     def draw(self, scenes: Sequence[Scene]) -> list[Scene]:
         """Some of the scenes at random, in their order, each with some of its agents to forecast."""
@@ -224,12 +234,11 @@ class Unseen(Job):
         description = splits.description
         if self.transfer:
             description = f"Calibrated on {description}. Judged on {other.description}."
-        count: Callable[[Batch], int] = lambda batch: len(batch.scene.unique())
         return {
             "description": description,
             "splits": [
-                {"name": "fit", "scenes": count(fit), "targets": len(fit)},
-                {"name": "judged", "scenes": count(test), "targets": len(test)},
+                {"name": name, "scenes": len(batch.scene.unique()), "targets": len(batch)}
+                for name, batch in (("fit", fit), ("judged", test))
             ],
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in other.skipped],
         }

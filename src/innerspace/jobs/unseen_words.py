@@ -16,11 +16,10 @@ Row = Mapping[str, Any]
 def opening(rows: Sequence[Row], curve: Curve, *, recorded: bool) -> dict[str, Any]:
     """The headlines, and a sentence for everything that a reader should not have to find out alone.
 
-    The first headline is of the shift with the largest gap that only the future tells of.
+    The headlines are of the first shift that opens a gap and that only the future tells of.
     """
     unseen = [row for row in rows if not row["seen"] and row["closed"][CONTROLLED] is not None]
-    hardest = max(unseen, key=_gap, default=None)
-    headlines = [] if hardest is None else _headlines(hardest)
+    headlines = _headlines(unseen[0]) if unseen else []
     plain = rows[0]["methods"][UNCONTROLLED]
     headlines.append(
         {
@@ -104,8 +103,13 @@ def _sentences(row: Row) -> list[str]:
         f"{row['shift']}: control at τ = {row['tau']:+.2f} changes minFDE by {change.mean:+.2f} m ({_meters(change)})"
     )
     words += f", {100 * closed.mean:.0f} % of the gap to the best temperature ({_percents(closed)})"
-    rival = row["against_rescaled"]["min_fde"]
-    return [f"{words}; {_rivalry(rival)}."]
+    words += f"; {_rivalry(row['against_rescaled']['min_fde'])}."
+    precision = row["against"][CONTROLLED]["map"]
+    if change.mean < 0 and precision.high is not None and precision.high < 0:
+        words += f" Yet mAP falls by {-precision.mean:.2f}."
+    if closed.mean < GOAL:
+        words += f" The best temperature would be τ = {row['oracle_tau']:+.2f}."
+    return [words]
 
 
 def _rivalry(difference: Estimate) -> str:
@@ -114,10 +118,6 @@ def _rivalry(difference: Estimate) -> str:
         return f"plain rescaling of the forecasts does about as well (difference {_meters(difference)})"
     better, worse = ("better", "worse")
     return f"plain rescaling of the forecasts is {amount} {better if difference.mean > 0 else worse}"
-
-
-def _gap(row: Row) -> float:
-    return -row["against"][ORACLE]["min_fde"].mean
 
 
 def _percents(share: Estimate) -> str:

@@ -70,7 +70,9 @@ class Speed(Shift):
 
     @property
     def label(self) -> str:
-        """The factor."""
+        """The factor, unless it is 1."""
+        if self.factor == 1:
+            return "no shift"
         return f"speed × {self.factor:g}" + ", history too" * self.history
 
     @property
