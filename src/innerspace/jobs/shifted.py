@@ -34,6 +34,9 @@ UNCONTROLLED, CONTROLLED, RESCALED, RANDOM, ORACLE = METHODS = (
 METRICS = ("min_fde", "min_ade", "brier_min_fde", "miss_rate", "waymo_miss_rate", "map")
 """What is measured; the oracle and the shares of the gap go by the first."""
 
+LEAST_GAP = 0.05
+"""Shares are given of gaps that are larger than this part of the error without control, at the 95 % interval's end."""
+
 Copies = Float[Tensor, "copies"]
 
 
@@ -171,9 +174,9 @@ def _score(found: Forecast, truth: Batch, resamples: Resamples) -> dict[str, Cop
 
 
 def _closed(copies: Mapping[str, Mapping[str, Copies]], method: str) -> Estimate | None:
-    """(uncontrolled − method) / (uncontrolled − oracle); None where the gap is less than a percent, or may be none."""
+    """(uncontrolled − method) / (uncontrolled − oracle); None where the gap may be too small to speak of its shares."""
     base, best, own = (copies[name]["min_fde"] for name in (UNCONTROLLED, ORACLE, method))
-    gap = summary(base - best)
-    if gap.low is None or gap.low <= 0 or gap.mean < 0.01 * float(base[0]):
+    gap = summary((base - best) / base)
+    if gap.low is None or gap.low < LEAST_GAP:
         return None
     return summary((base - own) / (base - best))

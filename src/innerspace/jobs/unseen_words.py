@@ -29,10 +29,10 @@ def opening(rows: Sequence[Row], curve: Curve, *, recorded: bool) -> dict[str, A
         }
     )
     remarks = [sentence for row in rows for sentence in _sentences(row)]
-    if remarks and not unseen:
-        remarks.insert(0, "No shift of futures opens a gap that the speed vector could close.")
-    if idle := [row["shift"] for row in rows if row["closed"][CONTROLLED] is None]:
-        remarks.append(f"No temperature of the speed vector helps noticeably under: {'; '.join(idle)}.")
+    if not unseen:
+        remarks.insert(0, "No shift of futures alone opens a gap that the speed vector could close.")
+    if idle := [row["shift"] for row in rows if row["closed"][CONTROLLED] is None and row["tau"] == 0]:
+        remarks.append(f"Nothing is asked for, and no temperature helps noticeably: {'; '.join(idle)}.")
     if beyond := [row for row in rows if not row["reached"]]:
         remarks += [
             f"{row['shift']}: the wanted change of {row['wanted']:+.0f} % is out of reach of the calibration curve "
@@ -40,11 +40,8 @@ def opening(rows: Sequence[Row], curve: Curve, *, recorded: bool) -> dict[str, A
             for row in beyond
         ]
     if short := [row for row in rows if row["complete"] < 0.9 * rows[0]["complete"]]:
-        remarks += [
-            f"{row['shift']}: the recorded path reaches to the last waypoint for {100 * row['complete']:.0f} % of the "
-            "agents only; the others are judged where it ends."
-            for row in short
-        ]
+        shares = ", ".join(f"{row['shift']} {100 * row['complete']:.0f} %" for row in short)
+        remarks.append(f"Paths are recorded to the last waypoint for some only, the rest is judged before: {shares}.")
     if recorded:
         remarks.append(
             "Windows of a log overlap, and scenes of one log are no independent ones: intervals over scenes are too "
@@ -89,10 +86,14 @@ def _headlines(row: Row) -> list[dict[str, str]]:
 
 def _sentences(row: Row) -> list[str]:
     """What control does under a shift, and whether rescaling does better."""
-    closed = row["closed"][CONTROLLED]
-    if closed is None:
+    closed, change = row["closed"][CONTROLLED], row["against"][CONTROLLED]["min_fde"]
+    if closed is None and row["tau"] == 0:
         return []
-    change = row["against"][CONTROLLED]["min_fde"]
+    if closed is None:
+        return [
+            f"{row['shift']}: no temperature helps noticeably; control at τ = {row['tau']:+.2f} changes minFDE by "
+            f"{change.mean:+.2f} m ({_meters(change)}); {_rivalry(row['against_rescaled']['min_fde'])}."
+        ]
     if row["tau"] == 0:
         best = row["against"][ORACLE]["min_fde"].mean
         return [
@@ -100,10 +101,10 @@ def _sentences(row: Row) -> list[str]:
             f"temperature, τ = {row['oracle_tau']:+.2f}, would change minFDE by {best:+.2f} m."
         ]
     words = (
-        f"{row['shift']}: control at τ = {row['tau']:+.2f} changes minFDE by {change.mean:+.2f} m ({_meters(change)})"
+        f"{row['shift']}: control at τ = {row['tau']:+.2f} changes minFDE by {change.mean:+.2f} m ({_meters(change)}), "
+        f"{100 * closed.mean:.0f} % of the gap to the best temperature ({_percents(closed)}); "
+        f"{_rivalry(row['against_rescaled']['min_fde'])}."
     )
-    words += f", {100 * closed.mean:.0f} % of the gap to the best temperature ({_percents(closed)})"
-    words += f"; {_rivalry(row['against_rescaled']['min_fde'])}."
     precision = row["against"][CONTROLLED]["map"]
     if change.mean < 0 and precision.high is not None and precision.high < 0:
         words += f" Yet mAP falls by {-precision.mean:.2f}."
@@ -116,8 +117,7 @@ def _rivalry(difference: Estimate) -> str:
     amount = f"{abs(difference.mean):.2f} m"
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return f"plain rescaling of the forecasts does about as well (difference {_meters(difference)})"
-    better, worse = ("better", "worse")
-    return f"plain rescaling of the forecasts is {amount} {better if difference.mean > 0 else worse}"
+    return f"plain rescaling of the forecasts is {amount} {'better' if difference.mean > 0 else 'worse'}"
 
 
 def _percents(share: Estimate) -> str:

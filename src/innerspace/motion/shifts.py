@@ -249,7 +249,9 @@ class _Track:
         j = np.minimum(i + 1, len(known) - 1)
         width = times[j] - times[i]
         share = np.divide(wanted - times[i], width, out=np.zeros(len(wanted)), where=width > 0)
-        inside = (wanted >= times[0]) & (wanted <= times[-1])
+        # a reading at a step's own time is that step's, whatever the rounding
+        share = np.where(np.abs(share - share.round()) < 1e-9, share.round(), share)
+        inside = (wanted >= times[0] - 1e-9) & (wanted <= times[-1] + 1e-9)
         found = inside & ((share == 0) | (share == 1) | (known[j] - known[i] == 1))
         a, b = self.values[known[i]], self.values[known[j]]
         return np.where(share[:, None] == 1, b, a + share[:, None] * (b - a)), found
@@ -300,4 +302,5 @@ def _turned(vectors: Float[np.ndarray, "steps 2"], angle: Float[np.ndarray, "ste
 
 
 def _wrapped(angle: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
-    return (angle + np.pi) % (2 * np.pi) - np.pi
+    # what is wrapped already keeps its bits
+    return np.where(np.abs(angle) <= np.pi, angle, (angle + np.pi) % (2 * np.pi) - np.pi)

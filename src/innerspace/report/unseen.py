@@ -102,7 +102,7 @@ def _errors(plain: Row, rows: Sequence[Row], given: Mapping[str, Any], hue: str)
         return Panel(row["shift"], chart.svg(f"minFDE by method, {row['shift']}"), words)
 
     caption = (
-        f"Error at the last waypoint ({number(given['horizon'])} s, or where the recorded path ends) of the best "
+        f"Error at the last waypoint ({given['horizon']:g} s, or where the recorded path ends) of the best "
         f"forecast, by shift and method, with 95 % intervals; random: {given['randoms']} vectors of equal norm at the "
         "same τ; dotted: the error without a shift."
     )
@@ -121,7 +121,9 @@ def _overview(rows: Sequence[Row], given: Mapping[str, Any], hue: str) -> Table:
 
     def closed(row: Row, method: str) -> Cell:
         item = estimate(row["closed"][method])
-        return Cell(f"{number(_percent(item).mean)} %" if item.mean is not None else "–", interval(_percent(item)))
+        return Cell(
+            f"{number(_percent(item).mean, 2)} %" if item.mean is not None else "–", interval(_percent(item), 2)
+        )
 
     lines = tuple(
         (
@@ -139,8 +141,8 @@ def _overview(rows: Sequence[Row], given: Mapping[str, Any], hue: str) -> Table:
     caption = (
         f"Every shift: the change of speed that makes up for it, the τ of the {vector['feature']} vector "
         f"({spoken(vector['method'])}, {vector['site']}) that the calibration curve gives for it, and the best τ on "
-        "the very data. Where the history tells the shift, nothing is wanted. A dash: the gap is less than 1 %, "
-        "or may be none."
+        "the very data. Where the history tells the shift, nothing is wanted. A dash: the best τ may be no "
+        "noticeable gain."
     )
     return Table(caption, head, lines)
 
