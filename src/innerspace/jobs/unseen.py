@@ -112,8 +112,8 @@ class Unseen(Job):
         site = vector.direction.origins[0].site
 
         run.say("[bold]1[/] scenes")
-        splits = self.read(self.data, framing)
-        judged_splits = self.read(self.other, framing) if self.transfer else splits
+        splits = self.data.read(framing)
+        judged_splits = self.longer(self.other if self.transfer else self.data, framing)
         for skip in judged_splits.skipped:
             run.say(escape(f"  skipped {skip.name}: {skip.reason}"))
         fit = frame(splits.fit, framing)
@@ -194,8 +194,11 @@ class Unseen(Job):
         one = Directions(speed.raw[i : i + 1], speed.gap[i : i + 1], speed.origins[i : i + 1])
         return model, Fitted(one, SPEED, self.method, 0), network.settings.framing
 
-    def read(self, data: Data, framing: Framing) -> Splits:
-        """The scenes, simulated ones for as long as the fastest shift needs; recorded ones end where they end."""
+    def longer(self, data: Data, framing: Framing) -> Splits:
+        """Scenes to judge on, simulated ones for as long as the fastest shift needs; recorded ones end where they end.
+
+        Longer simulated scenes hold the same motion under other noise.
+        """
         if data.kind == "simulated":
             # squared, for agents that slow down need longer than others
             longest = max(1.0, *self.shifts.speeds, *self.shifts.everywhere) ** 2
