@@ -40,8 +40,8 @@ def opening(rows: Sequence[Row], curve: Curve, *, recorded: bool) -> dict[str, A
             for row in beyond
         ]
     if short := [row for row in rows if row["complete"] < 0.9 * rows[0]["complete"]]:
-        shares = ", ".join(f"{row['shift']} {100 * row['complete']:.0f} %" for row in short)
-        remarks.append(f"Paths are recorded to the last waypoint for some only, the rest is judged before: {shares}.")
+        shares = "; ".join(f"{row['shift']} ({100 * row['complete']:.0f} %)" for row in short)
+        remarks.append(f"Not all paths are known to the last waypoint; the others are judged where they end: {shares}.")
     if recorded:
         remarks.append(
             "Windows of a log overlap, and scenes of one log are no independent ones: intervals over scenes are too "

@@ -88,7 +88,7 @@ def _errors(plain: Row, rows: Sequence[Row], given: Mapping[str, Any], hue: str)
             Scale.over([end for item in values.values() for end in item], include=0.0),
             Scale.of([_name(method) for method in values]),
             x_label="minFDE [m]",
-            left=86,
+            left=92,
             width=NARROW,
             height=160,
         )
