@@ -1,10 +1,12 @@
-"""A finished run of Words in motion: its forecaster, and of every feature the plain control vector."""
+"""A finished run of Words in motion: its forecaster, and of every feature one control vector."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from innerspace.decompose.directions import Directions
 from innerspace.jobs.control import PLAIN, WordsInMotion
+from innerspace.jobs.vectors import vectors_of
 from innerspace.motion.forecasters.known import load_model
 from innerspace.network.model import Model
 
@@ -19,8 +21,8 @@ class Finished:
     vectors: dict[str, Directions]
 
     @staticmethod
-    def load(folder: Path) -> "Finished":
-        """Read a run's folder.
+    def load(folder: Path, methods: Sequence[str] = (PLAIN,)) -> "Finished":
+        """Read a run's folder; of each feature's vectors the first by the earliest of the ``methods`` that has one.
 
         Raises:
             ValueError: if the folder holds no complete run, or its vectors belong to another model.
@@ -28,14 +30,11 @@ class Finished:
         if not (folder / "directions.safetensors").is_file():
             raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
         model = load_model(folder)
-        directions = Directions.load(folder / "directions.safetensors")
-        if (origin := directions.origins[0]).model != model.fingerprint():
-            raise ValueError(
-                f"the vectors in {folder} were fitted to model {origin.model}, this is {model.fingerprint()}"
-            )
+        directions = vectors_of(folder, model)
         vectors = dict[str, Directions]()
-        for i, found in enumerate(directions.origins):
+        for method in reversed(methods):
             # the first of each feature was fitted to all scenes
-            if found.method == PLAIN and found.feature not in vectors:
-                vectors[found.feature] = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
-        return Finished(model, WordsInMotion.load(folder / "job.json"), origin.site, vectors)
+            for i, found in reversed(list(enumerate(directions.origins))):
+                if found.method == method:
+                    vectors[found.feature] = Directions(directions.raw[i : i + 1], directions.gap[i : i + 1], [found])
+        return Finished(model, WordsInMotion.load(folder / "job.json"), directions.origins[0].site, vectors)

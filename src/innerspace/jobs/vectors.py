@@ -217,6 +217,28 @@ def _draw(labels: Labels, feature: Feature, groups: Int[Tensor, "n"], seed: int)
             return chosen
 
 
+def vectors_of(folder: Path, model: Model) -> Directions:
+    """The control vectors of a finished run, for its own forecaster.
+
+    Raises:
+        ValueError: if there are none, or they belong to another network or to a site that this one does not have.
+    """
+    path = folder / "directions.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no complete run: there is no directions.safetensors")
+    directions = Directions.load(path)
+    own = model.fingerprint()
+    if strangers := [origin.model for origin in directions.origins if origin.model != own]:
+        raise ValueError(f"the vectors in {folder} were fitted to model {strangers[0]}, this is {own}")
+    for site in dict.fromkeys(origin.site for origin in directions.origins):
+        width = model.site(site).width
+        if directions.width != width:
+            raise ValueError(
+                f"{path} holds directions of width {directions.width}, the hidden state at {site!r} has {width}"
+            )
+    return directions
+
+
 def missing_classes(labels: Labels, feature: Feature) -> list[str]:
     """The opposing classes of a feature that have fewer than two members."""
     counts = labels.counts()[feature.name]

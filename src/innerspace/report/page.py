@@ -21,6 +21,7 @@ from innerspace.report.reading import collapse, probes
 from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
 from innerspace.report.subspaces import dependence, subspace_training
 from innerspace.report.training import training, training_cost
+from innerspace.report.unseen import unseen
 from innerspace.report.weight_paths import weight_paths
 
 _Builder = Callable[[Mapping[str, Any], Palette, str], Section]
@@ -47,6 +48,7 @@ _SECTIONS: dict[str, _Builder] = {
     "scenes": forecasts,
     "probes": probes,
     "collapse": collapse,
+    "unseen": unseen,
     "calibration": calibration,
     "refinement": refinement,
     "vectors": vectors,
@@ -131,6 +133,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
     yield from (row["feature"] for row in record.get("control_loop", {}).get("requests", ()))
     yield from record.get("offtarget", {}).get("steered", ())
+    yield from (record[key]["vector"]["feature"] for key in ("unseen",) if key in record)
     yield from record.get("data", {}).get("classes", {})
     yield from _kinds(record)
 
