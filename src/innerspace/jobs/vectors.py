@@ -171,8 +171,12 @@ def fit_vectors(
     dictionaries: Mapping[tuple[Kind, int], Autoencoder],
     seeds: int,
     whole: Sequences | None = None,
+    *,
+    repeated: bool = False,
 ) -> Iterator[Fitted]:
     """Vectors of all features: each method once on all rows, then plain and refined ones by seed.
+
+    With ``repeated`` all methods are repeated by seed, not only the first of them.
 
     Seed 0 sees all scenes, further seeds see scenes drawn with replacement, so the spread over seeds is that of the
     data (and, for refined vectors, of the dictionary's training). A feature whose opposing classes are not both
@@ -190,7 +194,7 @@ def fit_vectors(
             def contrasted(method: Method, **extra: Any) -> Directions:
                 return contrast(x, y, feature.classes, named, method, **extra)  # noqa: B023
 
-            for method in methods if seed == 0 else methods[:1]:
+            for method in methods if seed == 0 or repeated else methods[:1]:
                 if method == "regression":
                     if feature.name not in labels.targets:
                         continue

@@ -20,6 +20,7 @@ from innerspace.report.preimages import preimages
 from innerspace.report.reading import collapse, probes
 from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
 from innerspace.report.subspaces import dependence, subspace_training
+from innerspace.report.sweep import sparsity, sweep
 from innerspace.report.training import training, training_cost
 from innerspace.report.unseen import unseen
 from innerspace.report.weight_paths import weight_paths
@@ -45,6 +46,8 @@ _OF_SUBSPACES: dict[str, _Builder] = {
 }
 
 _SECTIONS: dict[str, _Builder] = {
+    "sweep": sweep,
+    "sparsity": sparsity,
     "scenes": forecasts,
     "probes": probes,
     "collapse": collapse,
@@ -128,7 +131,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
     yield from record.get("probes", {}).get("features", ())
     for scene in record.get("scenes", ()):
         yield from (entry["vector"] for entry in scene.get("steered", ()))
-    for key in ("collapse", "calibration", "refinement", "feasibility"):
+    for key in ("sweep", "collapse", "calibration", "refinement", "feasibility"):
         yield from (row["feature"] for row in record.get(key, ()) if "feature" in row)
     yield from (row["feature"] for row in record.get("vectors", {}).get("rows", ()) if "feature" in row)
     yield from (row["feature"] for row in record.get("control_loop", {}).get("requests", ()))
