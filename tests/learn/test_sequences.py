@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from families import CASES
+from innerspace.checkpoint import State
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.convolutional import Convolutional, Kernels
 from innerspace.decompose.dictionary import Dictionary
@@ -21,11 +22,12 @@ from innerspace.decompose.sequence import Sequencewise
 from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.store import write_store
 from innerspace.harvest.stream import TokenRule, gather
-from innerspace.interventions import Read
+from innerspace.interventions import At, Read, Splice
 from innerspace.learn.callbacks import Checkpoint, EarlyStopping, HeldOut
 from innerspace.learn.fit import Callback, FitConfig, Loop, Record, fit
-from innerspace.learn.objectives import AuxK, GateReconstruction, Objective, Reconstruction, Sparsity
+from innerspace.learn.objectives import AuxK, Downstream, GateReconstruction, Objective, Reconstruction, Sparsity
 from innerspace.learn.solve import contrast
+from innerspace.learn.spliced import spliced
 from innerspace.learn.trials import local, sequences
 from innerspace.measure.fidelity import explained_variance, row_fidelity
 from innerspace.network.site import Where
@@ -275,24 +277,63 @@ def test_sequences_of_a_network_are_its_states_and_those_of_a_store_the_same(tmp
 
 
 def test_a_fit_ends_where_held_out_sequences_are_explained_no_better(tmp_path: Path) -> None:
-    train, held_out = patterns(40), patterns(300, seed=1)
+    train, held_out = padded(12), padded(60, seed=1)
 
     def trained(path: Path, last: int = 1000) -> tuple[Sequencewise, list[Record]]:
-        what = Sequencewise.normalized_for(train.states, train.valid, 60, ReLU(), seed=1)
+        what = Sequencewise.normalized_for(train.states, train.valid, 30, ReLU(), seed=1)
         # more latents than there are sequences to learn from
-        callbacks = [EarlyStopping(held_out, 10, patience=2), Checkpoint(path, 10), _Interrupt(last)]
-        config = FitConfig(400, 1e-2, log_every=400)
-        return what, fit(what, sequences(train, 40, 0), (Reconstruction(),), config, callbacks).history
+        callbacks = [EarlyStopping(held_out, 5, patience=2), Checkpoint(path, 5), _Interrupt(last)]
+        config = FitConfig(400, 1e-3, log_every=400)
+        return what, fit(what, sequences(train, 12, 0), (Reconstruction(),), config, callbacks).history
 
     what, history = trained(tmp_path / "one")
     scores = [float(record["held_out_explained_variance"]) for record in history]
-    assert len(scores) < 40
+    assert len(scores) < 80
     assert scores[-3] == max(scores) > scores[0]
     assert row_fidelity(what, held_out).explained_variance == pytest.approx(max(scores))
     with pytest.raises(InterruptedError):
-        trained(tmp_path / "other", 10 * (len(scores) - 1))
+        trained(tmp_path / "other", 5 * (len(scores) - 1))
     again, log = trained(tmp_path / "other")
     assert log == history
     assert all(torch.equal(one, other) for one, other in zip(again.parameters(), what.parameters(), strict=True))
     with pytest.raises(ValueError, match="every and patience should be at least 1, they are 0 and 3"):
         EarlyStopping(train, 0)
+
+
+@final
+class _Same:
+    """The same batch again and again."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def next(self) -> Any:
+        return self.batch
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, state: State) -> None: ...
+
+
+@pytest.mark.parametrize("kind", ["mixer", "sequence"])
+def test_a_running_network_gives_trials_of_its_sequences(kind: str) -> None:
+    case = CASES["blocks"]()
+    valid = case.batch["valid"]
+    what = Mixer(5, 8, 12, ReLU(), MIXING) if kind == "mixer" else Sequencewise(5, 8, 12, ReLU())
+    with torch.no_grad():
+        for parameter in what.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    hidden = case.model.run(case.batch, {"first": Read()}).hidden["first"]
+    trials = spliced(case.model, _Same(case.batch), ["first"], {"first": 2.0})
+    trial = trials.draw(frozenset({"second"})).trial(what, needs=frozenset({"second"}))
+    torch.testing.assert_close(trial.clean, hidden[valid])
+    expected = what.decode(what.encode(hidden, valid).z)[valid]
+    torch.testing.assert_close(trial.reconstruction, expected)
+    assert len(trial.code.cost) == (int(valid.sum()) if kind == "mixer" else len(valid))
+    splice = At(Where("valid"), Splice(what))
+    after = case.model.run(case.batch, {"first": splice, "second": Read()}).hidden["second"]
+    assert trial.passes is not None
+    torch.testing.assert_close(trial.passes.rows("second")[1], after[valid])
+    Downstream(("second",))(trial).backward()
+    assert all(parameter.grad is not None for parameter in what.parameters())

@@ -86,11 +86,12 @@ class Autoencoder(Decomposition, ABC):
         """
         if z.shape[-1] != self.latents:
             raise ValueError(f"the codes have {z.shape[-1]} entries, the dictionary has {self.latents} latents")
-        return self._decoded(z, self.rows, self.decoder_bias)
+        offset = torch.addcmul(self.mean, self.scale, self.decoder_bias)
+        return torch.addcmul(offset, self.scale, _written(z, self.rows))
 
     def decode_held(self, z: Float[Tensor, "*rows k"] | Sparse) -> Float[Tensor, "*rows d"]:
         """The same, with the decoder held fixed: gradients reach the code only."""
-        return self._decoded(z, self.rows.detach(), self.decoder_bias.detach())
+        return self.scale * (_written(z, self.rows.detach()) + self.decoder_bias.detach()) + self.mean
 
     def check(self, model: str, site: str, width: int) -> None:
         """Refuse a place to which the dictionary does not belong: another width, or another network or site.
@@ -144,10 +145,6 @@ class Autoencoder(Decomposition, ABC):
         """Rows in the dictionary's units, and the shape of their codes."""
         self._check_width(x)
         return ((x - self.mean).div_(self.scale)).reshape(-1, self.width), (*x.shape[:-1], self.latents)
-
-    def _decoded(self, z: Tensor | Sparse, rows: Tensor, bias: Tensor) -> Tensor:
-        written = weighted_sum(z, rows) if isinstance(z, Sparse) else z @ rows.to(z.dtype)
-        return torch.addcmul(torch.addcmul(self.mean, self.scale, bias), self.scale, written)
 
 
 class SparseAutoencoder(Autoencoder, ABC):
@@ -235,3 +232,7 @@ class SparseAutoencoder(Autoencoder, ABC):
 def unit_rows(rows: int, width: int, generator: torch.Generator) -> Float[Tensor, "{rows} {width}"]:
     """Random rows of unit norm, in all directions alike."""
     return F.normalize(torch.randn(rows, width, generator=generator), dim=-1)
+
+
+def _written(z: Tensor | Sparse, rows: Tensor) -> Tensor:
+    return weighted_sum(z, rows) if isinstance(z, Sparse) else z @ rows.to(z.dtype)
