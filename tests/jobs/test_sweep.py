@@ -19,6 +19,7 @@ from innerspace.jobs.sweep_rows import Cell, conclusions, linearity_by_sparsity,
 from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.steering_vectors import SteeringFit
+from innerspace.motion.forecast_metrics import ForecastScores
 from innerspace.motion.forecasters.hptr import HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.framing import Framing
@@ -133,14 +134,10 @@ def test_rows_average_over_seeds_and_conclusions_prefer_clean_vectors() -> None:
         "low": pytest.approx(0.9),
         "high": pytest.approx(0.9),
     }
-    scores: Any = {"F": {"F": _Scores(1.0), "constant velocity": _Scores(6.0)}}
+    own, baseline = (ForecastScores(error, error, 0.5, error, 100) for error in (1.0, 6.0))
+    scores = {"F": {"F": own, "constant velocity": baseline}}
     found = conclusions(cells, scores, 3)
     assert "the most linear vector is mean difference at a" in found["remarks"][0]
     assert found["headlines"][0]["value"] == "1.00 m"
     found = conclusions([one for one in cells if one.method == "lda"], scores, 3)
     assert "none at this forecaster stays below a fifth" in found["remarks"][0]
-
-
-class _Scores:
-    def __init__(self, min_ade: float) -> None:
-        self.min_ade = min_ade
