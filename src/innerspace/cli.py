@@ -26,6 +26,7 @@ from innerspace.jobs.requests import Mode
 from innerspace.jobs.scenes import SceneData
 from innerspace.jobs.steer import steer
 from innerspace.jobs.text import TextData
+from innerspace.jobs.vectors import FOR_CONTROL
 from innerspace.language.causal_lm import load as load_language_model
 from innerspace.measure.control_loop import Loop
 from innerspace.motion.forecasters.known import load_model
@@ -241,7 +242,7 @@ def steered_table(folder: Path, text: str, data: Data, count: int, mode: Mode, l
         raise ValueError(f"at least one scene is needed to steer, given {count}")
     understand(text)
     data.check()
-    finished = Finished.load(folder)
+    finished = Finished.load(folder, FOR_CONTROL)
     scenes = data.read(finished.job.forecaster.framing).test[:count]
     return steer(finished, scenes, text, mode=mode, loop=loop).table()
 

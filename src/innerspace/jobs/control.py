@@ -43,7 +43,9 @@ from innerspace.jobs.steering import (
 )
 from innerspace.jobs.subspaces import Verifying, study
 from innerspace.jobs.vectors import (
+    FOR_CONTROL,
     OPTIMIZED,
+    PLAIN,
     SEQUENTIAL,
     Dictionaries,
     Fitted,
@@ -65,8 +67,6 @@ from innerspace.network.model import Model
 from innerspace.network.site import Where
 from innerspace.parallel import Share, go_on_alone
 from innerspace.report.record import Provenance, write
-
-PLAIN: Method = "mean_difference"
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,12 @@ class WordsInMotion(Job):
     def close_loop(self, settings: Looping, model: Model, parts: Parts, vectors: Sequence[Fitted]) -> dict[str, Any]:
         """Requests put to one agent of each scene, met by temperatures of its own."""
         test, pilot = first_of_each_scene(parts.test), first_of_each_scene(parts.fit)
-        first = {fitted.feature.name: fitted.direction for fitted in reversed(vectors) if fitted.method == PLAIN}
+        first = {
+            fitted.feature.name: fitted.direction
+            for method in reversed(FOR_CONTROL)
+            for fitted in reversed(vectors)
+            if fitted.method == method
+        }
         cut = test[slice(0, settings.samples)], pilot[slice(0, settings.pilot)]
         return LoopBench(model, self.site, *cut, self.steering, settings).judge(first)
 

@@ -13,6 +13,7 @@ from innerspace.jobs.finished import Finished
 from innerspace.jobs.parts import chunks
 from innerspace.jobs.requests import Answered, Mode, answer, goals, way
 from innerspace.jobs.steering import MEASURES
+from innerspace.jobs.vectors import FOR_CONTROL
 from innerspace.measure.control_loop import Goal, Loop
 from innerspace.measure.solving import REACHED, UNDEFINED
 from innerspace.motion.framing import Batch, frame
@@ -99,7 +100,7 @@ def steer(
     """
     instructions = understand(text)
     way(mode)
-    finished = run if isinstance(run, Finished) else Finished.load(run)
+    finished = run if isinstance(run, Finished) else Finished.load(run, FOR_CONTROL)
     require(instructions, [name for name in finished.vectors if name in MEASURES])
     batch = frame(scenes, finished.job.forecaster.framing)
     asked = goals(instructions, finished.job.steering.moving)

@@ -30,8 +30,8 @@ from innerspace.jobs.job import Job, Run
 from innerspace.jobs.optimized import Optimized, optimized_vectors
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.steering import MEASURES, Bench, Steering
-from innerspace.jobs.sweep_rows import PLAIN, Cell, conclusions, judged_cell, linearity_by_sparsity, overview
-from innerspace.jobs.vectors import OPTIMIZED, SEQUENTIAL, Dictionaries, Fitted, Kind, fit_vectors
+from innerspace.jobs.sweep_rows import Cell, conclusions, judged_cell, linearity_by_sparsity, overview
+from innerspace.jobs.vectors import OPTIMIZED, PLAIN, SEQUENTIAL, Dictionaries, Fitted, Kind, fit_vectors
 from innerspace.learn.solve import Method
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.forecast_metrics import ForecastScores

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 
 from innerspace.jobs.steering import MEASURES, Judged, off_target
-from innerspace.jobs.vectors import Fitted
-from innerspace.learn.solve import Method
+from innerspace.jobs.vectors import PLAIN, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.motion.forecast_metrics import ForecastScores
 from innerspace.value import Value
-
-PLAIN: Method = "mean_difference"
-"""The method with which all others are compared."""
 
 DENSE = "koopman"
 """The autoencoder whose code is not sparse."""

@@ -39,8 +39,14 @@ Kind = Literal["relu", "jumprelu", "gated", "topk", "batchtopk", "conv", "mixer"
 SEQUENTIAL: tuple[Kind, ...] = ("mixer", "sequence", "koopman")
 """The kinds that learn from whole sequences; all others learn from rows, each by itself."""
 
+PLAIN: Method = "mean_difference"
+"""The method with which all others are compared."""
+
 OPTIMIZED = "optimized"
 """The method of vectors that are sought by what they do to forecasts, wherever methods are compared."""
+
+FOR_CONTROL = (OPTIMIZED, PLAIN)
+"""The methods by which a forecast is steered to a request, the better one first."""
 
 
 @dataclass(frozen=True)
