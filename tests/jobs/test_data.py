@@ -16,7 +16,7 @@ from innerspace.jobs.job import Job
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.framing import Framing
-from innerspace.motion.scene_store import SceneStore
+from innerspace.motion.scene_store import SceneStore, StoredAgents
 from innerspace.motion.scenes import Scene
 from innerspace.motion.sources import SceneSource, load
 from innerspace.motion.words import Vocabulary
@@ -319,3 +319,24 @@ def test_chunks_make_up_the_batch() -> None:
     pieces = chunks(batch, 30)
     assert [len(piece) for piece in pieces] == [30, 30, 10]
     assert torch.equal(torch.cat([piece.future for piece in pieces]), batch.future)
+
+
+def test_a_stream_trains_on_all_that_is_not_judged(tmp_path: Path) -> None:
+    source = RandomScenes(300)
+    direct = recording(source=source, cache=tmp_path, scenes=50)
+    streamed = recording(source=source, cache=tmp_path, scenes=50, stream=True)
+    for part in ("validate", "fit", "test"):
+        assert names(getattr(streamed, part)) == names(getattr(direct, part))
+    assert streamed.train == []
+    assert streamed.stored is not None
+    store, numbers = streamed.stored
+    taught = {store.names[i] for i in numbers}
+    judged = {*names(streamed.fit), *names(streamed.test)}
+    assert taught | judged == set(store.names)
+    assert not taught & judged
+    assert streamed.training_scenes == len(numbers) > direct.training_scenes
+    assert streamed.description.endswith(f"; {len(numbers):,} others are streamed to train on")
+    rows = streamed.to_train_on(FRAMING)
+    assert isinstance(rows, StoredAgents)
+    with pytest.raises(ValueError, match=r"give data\.cache"):
+        recording(source=source, stream=True)

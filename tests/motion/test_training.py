@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,11 @@ from torch.distributions import MultivariateNormal
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.losses import losses
+from innerspace.motion.scene_store import StoredAgents
+from innerspace.motion.scene_writing import write_store
 from innerspace.motion.simulate import Simulation, simulate
-from innerspace.motion.training import Training, evaluate, forecast, train
+from innerspace.motion.training import Trained, Training, evaluate, forecast, train
+from scene_sources import RandomScenes
 
 FRAMING = Framing(history=6, future=20, stride=4, agents=3, lines=8)
 SETTINGS = RedMotionSettings(framing=FRAMING, width=16, window=4, red_tokens=4, dropout=0.1)
@@ -202,3 +206,19 @@ def test_forecasts_do_not_depend_on_the_chunk(rows: Batch) -> None:
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-4)
     assert network.training
+
+
+def test_agents_of_a_store_teach_as_those_in_memory_do(tmp_path: Path) -> None:
+    framing = Framing(history=5, future=8, stride=4, agents=3, lines=4, nodes=5)
+    store = write_store(RandomScenes(30), tmp_path / "store", workers=0)
+    held_out, stored = frame(list(store)[:6], framing), StoredAgents(store, framing, np.arange(6, len(store)))
+    in_memory = frame(list(store)[6:], framing)
+    assert (len(stored), stored.scenes) == (len(in_memory), len(store) - 6)
+    settings = dataclasses.replace(SETTINGS, framing=framing)
+    found = list[Trained]()
+    for rows in (in_memory, stored):
+        torch.manual_seed(5)
+        found.append(train(RedMotion(settings), rows, held_out, SHORT))
+    assert found[0].curve == found[1].curve
+    other = found[1].model.state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in found[0].model.state_dict().items())

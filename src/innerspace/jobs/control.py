@@ -376,12 +376,12 @@ class WordsInMotion(Job):
         return {
             "description": parts.splits.description,
             "splits": [
-                {"name": name, "scenes": len(scenes), "targets": len(batch)}
+                {"name": name, "scenes": scenes, "targets": len(batch)}
                 for name, scenes, batch in (
-                    ("train", parts.splits.train, parts.train),
-                    ("validate", parts.splits.validate, parts.validate),
-                    ("fit", parts.splits.fit, parts.fit),
-                    ("test", parts.splits.test, parts.test),
+                    ("train", parts.splits.training_scenes, parts.train),
+                    ("validate", len(parts.splits.validate), parts.validate),
+                    ("fit", len(parts.splits.fit), parts.fit),
+                    ("test", len(parts.splits.test), parts.test),
                 )
             ],
             "classes": parts.both_labels.counts(),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Int
 from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec
 
 from innerspace.motion.argoverse import Argoverse2, Windows
-from innerspace.motion.framing import Framing
+from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.hptr_files import HptrH5
 from innerspace.motion.scenario_arrays import ScenarioArrays
-from innerspace.motion.scene_store import SceneStore
+from innerspace.motion.scene_store import SceneStore, StoredAgents
 from innerspace.motion.scene_writing import write_store
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate
@@ -31,7 +32,8 @@ class Splits:
     """Scenes for four purposes; ``test`` shares no scene (no log) with any other.
 
     ``train`` teaches the forecaster, ``validate`` picks its best weights, ``fit`` serves probes, vectors and
-    dictionaries, ``test`` judges.
+    dictionaries, ``test`` judges. Where ``stored`` is given, the scenes of those numbers in a store teach the
+    forecaster in place of ``train``, and are never all in memory.
     """
 
     train: list[Scene]
@@ -40,6 +42,18 @@ class Splits:
     test: list[Scene]
     description: str
     skipped: list[Skipped] = field(default_factory=list[Skipped])
+    stored: tuple[SceneStore, Int[np.ndarray, "scenes"]] | None = None
+
+    def to_train_on(self, framing: Framing) -> Batch | StoredAgents:
+        """The agents that teach the forecaster, as it reads them."""
+        return (
+            frame(self.train, framing) if self.stored is None else StoredAgents(self.stored[0], framing, self.stored[1])
+        )
+
+    @property
+    def training_scenes(self) -> int:
+        """How many scenes teach the forecaster."""
+        return len(self.train) if self.stored is None else len(self.stored[1])
 
 
 Source = Annotated[
@@ -66,7 +80,9 @@ class Data(Value):
 
     Recorded scenes are split at random by group (a log, a drive): groups are drawn until ``scenes`` scenes are reached,
     and ``test`` and ``fit`` are shares of the groups. With a ``cache``, a folder, files are read once, by all cores,
-    and kept there as a ``SceneStore``; recorded scenes without a source are those of the cache as it is.
+    and kept there as a ``SceneStore``; recorded scenes without a source are those of the cache as it is. With
+    ``stream`` the forecaster learns from all groups that do not fit or test, read from the cache batch by batch;
+    ``scenes`` then bounds those that fit and test only.
     """
 
     kind: Literal["simulated", "av2", "recorded"] = "simulated"
@@ -80,6 +96,7 @@ class Data(Value):
     test: float = 0.1
     source: Source = None
     cache: Path | None = None
+    stream: bool = False
 
     def check(self) -> None:
         """Refuse contradictory settings and missing files.
@@ -95,6 +112,8 @@ class Data(Value):
             raise ValueError(f"data.path {self.path} is given, but data.kind is simulated; did you mean av2?")
         if self.kind == "simulated" and self.held_out is not None:
             raise ValueError(f"data.held_out {self.held_out!r} names a log, but data.kind is simulated")
+        if self.stream and self.cache is None:
+            raise ValueError("data.stream reads from a store: give data.cache, the folder to keep it in")
         default = Data()
         for name, kinds in _SETTINGS.items():
             if self.kind not in kinds and getattr(self, name) != getattr(default, name):
@@ -203,16 +222,23 @@ class Data(Value):
         def of(groups: Sequence[Sequence[int]]) -> list[Scene]:
             return [scenes[i] for i in sorted(i for group in groups for i in group)]
 
+        stored, rest = None, ""
+        if self.stream:
+            assert isinstance(scenes, SceneStore)
+            held = {i for group in drawn[: test + fit] for i in group}
+            numbers = np.array([i for i in range(len(scenes)) if i not in held])
+            stored, rest = (scenes, numbers), f"; {len(numbers):,} others are streamed to train on"
         return Splits(
-            train=of(drawn[test + fit :]),
+            train=[] if self.stream else of(drawn[test + fit :]),
             validate=of(drawn[test : test + fit]),
             fit=of(drawn[test : test + fit]),
             test=of(drawn[:test]),
             description=(
                 f"{sum(map(len, drawn)):,} of {len(scenes):,} scenes of {name}, split by group, of which there are "
-                f"{len(drawn):,}"
+                f"{len(drawn):,}{rest}"
             ),
             skipped=skipped,
+            stored=stored,
         )
 
 
@@ -227,6 +253,7 @@ _SETTINGS = {
     "test": ("simulated", "recorded"),
     "source": ("recorded",),
     "cache": ("av2", "recorded"),
+    "stream": ("recorded",),
 }
 """The kinds of data that a setting belongs to."""
 

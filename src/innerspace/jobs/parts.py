@@ -8,6 +8,7 @@ from torch import Tensor
 
 from innerspace.jobs.data import Splits
 from innerspace.motion.framing import Batch, Framing, frame
+from innerspace.motion.scene_store import StoredAgents
 from innerspace.motion.words import Labels, Vocabulary, label
 
 
@@ -19,7 +20,7 @@ class Parts:
     """
 
     splits: Splits
-    train: Batch
+    train: Batch | StoredAgents
     validate: Batch
     both: Batch
     both_labels: Labels
@@ -38,7 +39,7 @@ class Parts:
         number = {name: i for i, name in enumerate(dict.fromkeys(scene.group for scene in scenes))}
         return Parts(
             splits=splits,
-            train=frame(splits.train, framing),
+            train=splits.to_train_on(framing),
             validate=frame(splits.validate, framing),
             both=both,
             both_labels=label(both.target, both.dt, vocabulary),

@@ -16,6 +16,7 @@ from typing import final
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from innerspace.checkpoint import State
 from innerspace.harvest.shards import fingerprint
@@ -166,6 +167,30 @@ class SceneStore:
         """A scene with all of its agents to forecast, or with some, given by their places among them."""
         data, row = self._data[self._shard[number]], self._table[number]
         return view(data, row, self.manifest.hz, self.names[number], self.groups[number], chosen)
+
+
+@final
+class StoredAgents:
+    """The agents to forecast of some scenes of a store, as rows that are framed when they are asked for.
+
+    Indexed as a ``Batch`` is, but never all in memory.
+
+    Raises:
+        ValueError: if none of the scenes has an agent to forecast.
+    """
+
+    def __init__(self, store: SceneStore, framing: Framing, scenes: Int[np.ndarray, "some"]) -> None:
+        self.store, self.framing, self.scenes = store, framing, len(scenes)
+        self._agents = store.agents_of(scenes)
+        if not len(self._agents):
+            raise ValueError(f"none of these scenes of the store at {store.folder} has an agent to forecast")
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        """Some of the rows, on the processor."""
+        return self.store.frame(self._agents[rows if isinstance(rows, slice) else rows.cpu().numpy()], self.framing)
 
 
 @final

@@ -23,6 +23,7 @@ from innerspace.checkpoint import load_state, random_state, save_state, set_rand
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score
 from innerspace.motion.framing import Batch
 from innerspace.motion.losses import Loss, losses
+from innerspace.motion.scene_store import StoredAgents
 from innerspace.motion.suppression import few
 from innerspace.parallel import Share, add_up, all_rows, from_first
 from innerspace.value import Json, Value
@@ -115,9 +116,15 @@ def _judged(output: Mapping[str, Tensor], batch: Batch, loss: Loss) -> tuple[flo
 
 
 def train(
-    model: nn.Module, training: Batch, held_out: Batch, settings: Training | None = None, folder: Path | None = None
+    model: nn.Module,
+    training: Batch | StoredAgents,
+    held_out: Batch,
+    settings: Training | None = None,
+    folder: Path | None = None,
 ) -> Trained:
     """Train a forecaster in place and give it the weights of its lowest held-out loss.
+
+    Agents of a store are read and framed batch by batch; the same agents in memory train it to the same bits.
 
     With a folder, the learning curve goes to ``log.jsonl`` and snapshots to ``training.safetensors``, from which the
     same call goes on. Of several processes, which should give the same rows and settings, each has the trained
@@ -131,12 +138,13 @@ def train(
     if (fewest := min(settings.batch_size, len(training), len(held_out))) < world:
         raise ValueError(f"{world} processes need as many rows of every batch and of what is held out, not {fewest}")
     for name, batch in (("training", training), ("held-out", held_out)):
-        if not batch.future_valid.any():
+        if isinstance(batch, Batch) and not batch.future_valid.any():
             raise ValueError(f"the {name} batch of {len(batch)} rows has no valid waypoint")
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        run = _Run(model, training.to(device), held_out.to(device), settings, folder)
+        rows = training.to(device) if isinstance(training, Batch) else training
+        run = _Run(model, rows, held_out.to(device), settings, folder)
         run.restore()
         run.finish()
     model.load_state_dict(run.weights)
@@ -148,7 +156,12 @@ class _Run:
     """A training run between two snapshots."""
 
     def __init__(
-        self, model: nn.Module, training: Batch, held_out: Batch, settings: Training, folder: Path | None
+        self,
+        model: nn.Module,
+        training: Batch | StoredAgents,
+        held_out: Batch,
+        settings: Training,
+        folder: Path | None,
     ) -> None:
         self.model, self.training, self.held_out = model, training, held_out
         self.settings, self.folder = settings, folder
@@ -182,11 +195,12 @@ class _Run:
 
     def _advance(self) -> None:
         settings, rows = self.settings, self._rows()
-        hidden = self._hidden(len(rows))
-        batch = _without(self.training[self.share.of(rows)], self.share.of(hidden))
+        batch = self.training[self.share.of(rows)].to(self.device)
+        hidden = self._hidden(len(rows), batch.target.valid.shape[1])
+        batch = _without(batch, self.share.of(hidden))
         with self._own_noise():
             output = self.model(batch)
-        loss = losses(output, batch, settings.loss).mean(self.training.future_valid[rows])
+        loss = losses(output, batch, settings.loss).mean(all_rows(batch.future_valid.float()) > 0)
         self.optimizer.zero_grad()
         loss.backward()
         cost = loss.detach()
@@ -209,13 +223,12 @@ class _Run:
         epoch, place = divmod(self.step, len(self.training) // size)
         generator = torch.Generator().manual_seed(1_000_003 * self.settings.seed + epoch)
         order = torch.randperm(len(self.training), generator=generator)
-        return order[place * size : (place + 1) * size].to(self.training.scene.device)
+        return order[place * size : (place + 1) * size].to(self.device)
 
-    def _hidden(self, count: int) -> Bool[Tensor, "rows steps"]:
+    def _hidden(self, count: int, steps: int) -> Bool[Tensor, "rows steps"]:
         """Which history steps of the whole batch are hidden, never the current one."""
-        shape = (count, *self.training.target.valid.shape[1:])
         # of several processes only the generators of the processor are known to agree
-        drawn = torch.rand(shape, device=self.device if self.share.world == 1 else "cpu").to(self.device)
+        drawn = torch.rand((count, steps), device=self.device if self.share.world == 1 else "cpu").to(self.device)
         hidden = drawn < self.settings.drop_history
         hidden[:, -1] = False
         return hidden
