@@ -296,5 +296,5 @@ def test_what_does_not_fit_is_named(batch: Batch) -> None:
         dataclasses.replace(SETTINGS, dropout=1.0)
     with pytest.raises(ValueError, match=r"\(6, 10, 10\).*made for \(6, 10, 20\)"):
         Hptr(dataclasses.replace(SETTINGS, framing=dataclasses.replace(FRAMING, stride=1)))(batch)
-    with pytest.raises(ValueError, match="describes HPTR, not Linear"):
+    with pytest.raises(ValueError, match="describes Hptr, not Linear"):
         Model(torch.nn.Linear(1, 1), HptrFamily())

@@ -11,22 +11,20 @@ NeurIPS 2023, arXiv 2310.12970.
 """
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from innerspace.motion.divergence import forecast_divergence
+from innerspace.motion.forecasters.family import StagedFamily
 from innerspace.motion.forecasters.forecaster import Forecaster, ForecasterSettings, forecasts
 from innerspace.motion.forecasters.layers import mlp
 from innerspace.motion.forecasters.own_frames import agent_points, agents_present, line_points
 from innerspace.motion.forecasters.pointnet import STAGES, Histories, Shapes
 from innerspace.motion.forecasters.relative_attention import PoseEncoding, RelativeBlock, neighbors
 from innerspace.motion.framing import Batch
-from innerspace.network.model import Family
 from innerspace.network.site import Site
-from innerspace.network.trace import Trace
 
 # lines see K neighbors, agents and modes so many times K, as published
 _SCENE, _MODES = 4, 10
@@ -162,7 +160,7 @@ class Hptr(Forecaster[HptrSettings]):
 
 
 @final
-class HptrFamily(Family):
+class HptrFamily(StagedFamily):
     """Where HPTR's hidden states are.
 
     ``agent.i``: the target's history, a token per step, after a stage. ``token.0``: the agents, the target first, each
@@ -170,21 +168,24 @@ class HptrFamily(Family):
     ``modes.i``: the forecasts in the making.
     """
 
-    def sites(self, module: nn.Module) -> list[Site]:
-        """The sites, in the order of the pass."""
-        network = _checked(module)
-        width = network.settings.width
-        histories = [Site(f"agent.{i}", f"agents.target.{i}", width) for i in range(STAGES)]
-        layers = [
-            Site(f"{stage}.{i}", f"{stage}.{i}", width)
-            for stage in ("map", "scene", "modes")
-            for i in range(len(cast(nn.ModuleList, network.get_submodule(stage))))
-        ]
-        return [*histories, Site("token.0", "agents", width), *layers]
+    @property
+    def network(self) -> type[Hptr]:
+        """HPTR."""
+        return Hptr
 
-    def forward(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The forecasts: ``trajectory``, ``scale`` and ``logits``."""
-        return _checked(module)(batch)
+    @property
+    def stages(self) -> dict[str, str]:
+        """The target's history, the lines, the agents among each other and on the map, the decoder."""
+        return {"agent": "agents.target", "map": "map", "scene": "scene", "modes": "modes"}
+
+    def apart(self, stage: str) -> tuple[str, ...]:
+        """The map is apart from the agents, who look at it."""
+        return {"map": ("token",), "modes": ("map", "scene")}.get(stage, ("map",))
+
+    def sites(self, module: nn.Module) -> list[Site]:
+        """The sites, in the order of the pass: behind the histories' stages their maxima."""
+        staged = super().sites(module)
+        return [*staged[:STAGES], Site("token.0", "agents", staged[0].width), *staged[STAGES:]]
 
     def mask(self, batch: Batch, site: Site) -> Bool[Tensor, "batch tokens"] | None:
         """The valid history steps; the agents or the lines that are there; None for modes."""
@@ -198,35 +199,9 @@ class HptrFamily(Family):
             case _:
                 return None
 
-    def cut(self, module: nn.Module, site: Site) -> Site:  # noqa: ARG002
-        """The site: what follows reads nothing else of its stage, and the other stages run as ever."""
-        return site
-
-    def spared(self, module: nn.Module, cut: Site) -> list[str]:  # noqa: ARG002
+    def spared(self, module: nn.Module, cut: Site) -> list[str]:
         """What gives the state to the site's stage, and the blocks of the stage up to the site."""
-        name, _, last = cut.name.partition(".")
-        before = {"map": ["lines"], "scene": ["agents"], "token": ["agents"]}.get(name, [])
-        stage = {"agent": "agents.target", "token": None}.get(name, name)
-        return [*before, *([] if stage is None else [f"{stage}.{i}" for i in range(int(last) + 1)])]
-
-    def beside(self, module: nn.Module, cut: Site) -> list[Site]:
-        """The ends of the stages that do not read the site's: the map is apart from the agents, who look at it."""
-        apart = {"map": ("token",), "modes": ("map", "scene")}.get(cut.name.split(".")[0], ("map",))
-        last = {site.name.split(".")[0]: site for site in self.sites(module)}
-        return [last[stage] for stage in apart]
-
-    def divergence(
-        self,
-        module: nn.Module,  # noqa: ARG002
-        clean: Trace,
-        other: Trace,
-        chosen: Bool[Tensor, "..."] | None,
-    ) -> Float[Tensor, ""]:
-        """E[KL(clean ‖ other)] of mode and path in nats, the mean over rows."""
-        return forecast_divergence(clean.output, other.output, chosen)
-
-
-def _checked(module: nn.Module) -> Hptr:
-    if not isinstance(module, Hptr):
-        raise ValueError(f"HptrFamily describes HPTR, not {type(module).__name__}")
-    return module
+        if cut.name == "token.0":
+            return ["agents"]
+        before = {"map": ["lines"], "scene": ["agents"]}.get(cut.name.split(".")[0], [])
+        return [*before, *super().spared(module, cut)]
