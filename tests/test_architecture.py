@@ -72,7 +72,7 @@ def test_the_root_re_exports_and_does_nothing_else() -> None:
 
 
 def test_nothing_is_imported_from_a_package_that_does_not_define_it() -> None:
-    for path in [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))]:
+    for path in [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "examples").glob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "innerspace"):
                 continue

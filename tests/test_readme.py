@@ -15,24 +15,32 @@ from transformers import PreTrainedTokenizerFast
 from families import CASES, EncoderFamily
 from innerspace.decompose.base import Home
 from innerspace.decompose.dictionary import Dictionary
+from innerspace.decompose.directions import Directions, Origin
 from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
-from innerspace.jobs.data import Data
+from innerspace.jobs.data import Data, read_source
 from innerspace.jobs.job import Job, Run, execute
 from innerspace.jobs.text import TextData
+from innerspace.jobs.vectors import vectors_of
 from innerspace.language.corpora import Corpus, prepare
 from innerspace.language.sources import Texts
 from innerspace.learn.fit import FitConfig, fit
 from innerspace.learn.objectives import OutputKL, Reconstruction
+from innerspace.learn.steering_vectors import Wanted, optimize_vectors
 from innerspace.learn.trials import local
+from innerspace.measure.steering import respond
 from innerspace.motion import argoverse
 from innerspace.motion.argoverse import Argoverse2
+from innerspace.motion.forecasters.wayformer import WayformerSettings
 from innerspace.motion.framing import Framing
+from innerspace.motion.instructions import require, understand
 from innerspace.motion.scenario_arrays import ScenarioArrays
+from innerspace.motion.scene_writing import write_store
 from innerspace.motion.sources import load
 from innerspace.network.model import Model
 from innerspace.network.site import Site, Where
 from innerspace.recipes.words_in_motion import job
+from scene_sources import RandomScenes
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -173,6 +181,30 @@ def skipped(folder: Path) -> None:
     raise ValueError(f"skipped {skip.name}: {skip.reason}")
 
 
+def unknown_source(folder: Path) -> None:
+    read_source(f"Argoverse3:{folder}")
+
+
+def unknown_field(folder: Path) -> None:
+    job.save(folder / "job.json")
+    text = (folder / "job.json").read_text()
+    (folder / "job.json").write_text(text.replace('"points"', '"gaps"'))
+    Job.load(folder / "job.json")
+
+
+def another_source(folder: Path) -> None:
+    for count in (6, 7):
+        write_store(RandomScenes(count), folder / "store", workers=0)
+
+
+def few_groups(folder: Path) -> None:
+    Data("recorded", source=RandomScenes(6)).read(Framing())
+
+
+def two_rates(folder: Path) -> None:
+    write_store(RandomScenes(6, faster=4), folder / "store", workers=0)
+
+
 def pickled(folder: Path) -> None:
     (folder / "sd_waymo.pkl").touch()
     ScenarioArrays(folder).records()
@@ -180,6 +212,48 @@ def pickled(folder: Path) -> None:
 
 def another_home(folder: Path) -> None:
     Dictionary(8, 16, ReLU(), home=Home("a" * 16, "resid.1")).check("a" * 16, "resid.2", 8)
+
+
+def without_zero(folder: Path) -> None:
+    case = CASES["blocks"]()
+    respond(
+        case.model, [case.batch], "first", torch.ones(8), torch.linspace(-0.3, 0.3, 7), nothing_read, torch.arange(2)
+    )
+
+
+def nothing_read(steered: Any, clean: Any, batch: Any) -> dict[str, torch.Tensor]:
+    return {}
+
+
+def another_model(folder: Path) -> None:
+    origin = Origin("speed", positive="high", negative="low", site="first", model="a" * 16)
+    Directions(torch.ones(1, 8), torch.ones(1), [origin]).save(folder / "directions.safetensors")
+    vectors_of(folder, CASES["blocks"]().model)
+
+
+def no_vector(folder: Path) -> None:
+    require(understand("slower and turn left"), ["speed"])
+
+
+def not_understood(folder: Path) -> None:
+    understand("make the vehicle fly")
+
+
+def said_twice(folder: Path) -> None:
+    understand("slower and faster")
+
+
+def no_readout(folder: Path) -> None:
+    case = CASES["blocks"]()
+
+    def measured(output: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return {"heading": output["y"].sum((-1, -2))}
+
+    optimize_vectors(case.model, [case.batch], "first", measured, [Wanted("direction", 1.0)], torch.ones(1, 8))
+
+
+def uneven_heads(folder: Path) -> None:
+    WayformerSettings(width=64, heads=3)
 
 
 def short_text(folder: Path) -> None:
@@ -213,9 +287,21 @@ MESSAGES: dict[str, Callable[[Path], None]] = {
     "holds no run": no_run,
     "skipped": skipped,
     "at least two usable sensor logs are needed": one_log,
+    "unknown class": unknown_source,
+    "unknown field": unknown_field,
+    "holds scenes of another source": another_source,
+    "groups are too few to split": few_groups,
+    "scenes of one sampling rate are needed": two_rates,
     "pip install 'innerspace[": no_extra,
     "is a pickle: to open it is to run what it says": pickled,
     "the decomposition was fitted at": another_home,
+    "τ = 0 is the baseline": without_zero,
+    "were fitted to model": another_model,
+    "no vector steers": no_vector,
+    "is not understood": not_understood,
+    "both speak of": said_twice,
+    "there is no readout": no_readout,
+    "should divide width": uneven_heads,
     "a batch should have 1 …": short_text,
     "rows alone do not tell": rows_alone,
     "is not finite at step": diverged,
