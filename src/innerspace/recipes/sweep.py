@@ -19,9 +19,8 @@ job = Sweep(
         HptrSettings(width=128, framing=framing),
     ),
     training=Training(steps=1100, weight_decay=0.1),
-    dictionaries=Dictionaries(
-        kinds=("relu", "topk", "gated", "conv", "sequence", "koopman"), fit=FitConfig(steps=400, log_every=200)
-    ),
+    dictionaries=Dictionaries(kinds=("relu", "topk", "conv", "koopman"), fit=FitConfig(steps=400, log_every=200)),
+    latents=(64,),
     optimized=Optimized(seeds=3),
-    steering=Steering(points=7, samples=200),
+    steering=Steering(points=7, samples=150),
 )
