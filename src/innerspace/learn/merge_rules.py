@@ -103,7 +103,7 @@ class Calibrated(MergeRule):
     """
 
     level: float = 0.01
-    naturalness: float = 0.3
+    naturalness: float = 0.5
     k: int = 1
     scale: Scale = "variance"
     shuffles: int = 4
