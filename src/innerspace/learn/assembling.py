@@ -91,7 +91,9 @@ def assemble_into(x: Float[Tensor, "n d"], sizes: Sequence[int], how: Assembling
 def recut(x: Float[Tensor, "n d"], what: Subspaces, how: Assembling, seed: int = 0) -> Subspaces:
     """Every dependent pair's joint space cut anew, the most dependent first, until none gets better.
 
-    No other part is touched, and a cut stands if the distance in the joint space fell, so the whole never gets worse.
+    No other part is touched. A cut into the same sizes stands if the distance in the joint space falls; one into others
+    if the two sides share less, since distances of different sizes do not compare: a dimension of many values would
+    rather be where values are few.
     """
     parts, numbers = [what.basis(i).detach() for i in range(len(what.sizes))], itertools.count(1000 * (seed + 1))
     inside = replace(how, starts=how.tries)
@@ -103,12 +105,10 @@ def recut(x: Float[Tensor, "n d"], what: Subspaces, how: Assembling, seed: int =
             if strength[i, j] <= how.least or len(joint) == 2:
                 continue
             own, sizes = x @ joint.T, (len(parts[i]), len(parts[j]))
-            before = company_distance(own, torch.eye(len(joint)), sizes, how.polish)
-            found = [assemble_into(own, pair, inside, next(numbers)) for pair in _shifted(sizes, how.shift)]
-            values = [company_distance(own, cut.base, cut.sizes, how.polish) for cut in found]
-            best = min(range(len(found)), key=lambda place: values[place])
-            if values[best] < before - _GAIN * float(own.var(0).sum().sqrt()):
-                parts[i], parts[j] = (found[best].base @ joint).split(list(found[best].sizes))
+            now = Subspaces(torch.eye(len(joint)), sizes)
+            cuts = [assemble_into(own, pair, inside, next(numbers)) for pair in _shifted(sizes, how.shift)]
+            if (cut := _better(now, cuts, own, how, seed)) is not None:
+                parts[i], parts[j] = (cut.base @ joint).split(list(cut.sizes))
                 moved = True
         if not moved:
             break
@@ -118,8 +118,23 @@ def recut(x: Float[Tensor, "n d"], what: Subspaces, how: Assembling, seed: int =
 
 _ROUNDS = 8
 """How often a partition is divided, cut anew and merged at most."""
+_STANDS = 0.9
+"""What is measured scatters: only a fall to this share of what a cut has to stay below counts."""
 _GAIN = 1e-3
 """By what share of the spread the distance must fall for a cut to stand."""
+
+
+def _better(now: Subspaces, cuts: Sequence[Subspaces], x: Tensor, how: Assembling, seed: int) -> Subspaces | None:
+    """The cut that should take the place of what is there now, if there is one."""
+    near = _sample(x, how, seed)
+    shared = [float(how.rule.measure(cut, near, seed).information[0, 1]) for cut in (now, *cuts)]
+    place = min(range(len(cuts)), key=lambda one: shared[one + 1])
+    if cuts[place].sizes != now.sizes:
+        if shared[place + 1] < _STANDS * shared[0]:
+            return cuts[place]
+        place = next(one for one, cut in enumerate(cuts) if cut.sizes == now.sizes)
+    before, after = (company_distance(x, cut.base, cut.sizes, how.polish) for cut in (now, cuts[place]))
+    return cuts[place] if after < before - _GAIN * float(x.var(0).sum().sqrt()) else None
 
 
 def _pieces(x: Tensor, sizes: Sequence[int], how: Assembling, seed: int) -> Subspaces:
@@ -147,8 +162,8 @@ def _merge(what: Subspaces, x: Tensor, how: Assembling, seed: int) -> bool:
 def _divide(what: Subspaces, x: Tensor, how: Assembling, seed: int) -> bool:
     """Undo wrong merges, in place: cut every part in two where a cut shares little; whether there was one.
 
-    Sizes differ by two from cut to cut, as a dimension can move later. The sides ask to be merged by less than half of
-    the rule's bound, so the rule will not merge them again.
+    Sizes differ by two from cut to cut, as a dimension can move later. The sides ask to be merged by less than the
+    rule's bound, so the rule will not merge them again.
     """
     pieces, fell, inside = list[list[int]](), False, replace(how, starts=how.tries)
     for i, place in enumerate(what.parts):
@@ -157,7 +172,7 @@ def _divide(what: Subspaces, x: Tensor, how: Assembling, seed: int) -> bool:
         pairs = [(size - less, less) for less in range(1, size // 2 + 1, 2)]
         cuts = [assemble_into(own, pair, inside, seed + less) for less, pair in enumerate(pairs)]
         asks = [float(_strengths(cut, own, how, seed)[0, 1]) for cut in cuts]
-        if not asks or min(asks) > how.rule.bound / 2:
+        if not asks or min(asks) > _STANDS * how.rule.bound:
             pieces.append(coordinates)
             continue
         cut = cuts[asks.index(min(asks))]

@@ -31,7 +31,7 @@ class CountedPoints(MergeRule):
     than ``radius`` of the part's spread. What counting too few rows adds to the information is taken off (Miller 1955).
     """
 
-    share: float = 0.35
+    share: float = 0.5
     radius: float = 0.4
     most: int = 60
 
