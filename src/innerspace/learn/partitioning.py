@@ -18,6 +18,7 @@ from innerspace.learn.fit import Callback, FitConfig, Record, Student, fit_toget
 from innerspace.learn.merge_rules import Calibrated, MergeRule, PublishedThreshold
 from innerspace.learn.merging import Merging, Sampling
 from innerspace.learn.neighbor_distance import NeighborDistance, neighborhoods, stored_neighborhoods
+from innerspace.learn.parallel import Share
 from innerspace.learn.trials import Trials
 from innerspace.value import Value
 
@@ -177,7 +178,16 @@ def _trials(rows: Tensor | Store, settings: Partitioning, site: str, documents: 
         # a block of queries is a 25th of the keys
         keys = min(settings.keys, (len(rows) - settings.queries) * 25 // 26)
         trials = stored_neighborhoods(
-            rows, site, settings.queries, keys, seed, reuse=reuse, neighbors=k, metric=metric, apart=settings.apart
+            rows,
+            site,
+            settings.queries,
+            keys,
+            seed,
+            reuse=reuse,
+            neighbors=k,
+            metric=metric,
+            apart=settings.apart,
+            share=Share.mine(),
         )
         return trials, len(rows.moments(site)[0])
     if site:
@@ -195,6 +205,7 @@ def _trials(rows: Tensor | Store, settings: Partitioning, site: str, documents: 
         neighbors=k,
         metric=metric,
         documents=documents,
+        share=Share.mine(),
     )
     return trials, rows.shape[1]
 
