@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from innerspace.decompose.subspaces import nearest_rotation
 from innerspace.value import Value
 
 _JUDGED = 64
 """How many times the rows of a step judge what was learned."""
+_LEAST = 1e-6
+"""Rows that are nearer are at one place, and pull at nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def company_distance(
     z = _companies(x, how.company, _JUDGED * how.rows, draw) @ rotation.to(x).T
     total = 0.0
     for part in z.split(list(sizes), -1):
-        least = _apart(torch.cdist(part, part, compute_mode="donot_use_mm_for_euclid_dist")).amin(2)
-        total += part.shape[-1] / x.shape[1] * float(least.mean())
+        total += part.shape[-1] / x.shape[1] * float(_apart(_distances(part)).amin(2).mean())
     return total
 
 
@@ -88,17 +88,18 @@ def _gradient(
 ) -> Float[Tensor, "starts d d"]:
     """∂/∂A of the distance at R = exp(A) R₀, A = 0, before its skew part is taken."""
     z = x @ turns[:, None].mT
-    away = z[:, :, :, None] - z[:, :, None]
-    squared = away.square() @ one_hot(member, len(weight)).to(x)
-    least, place = _apart(squared.movedim(-1, 2)).min(-1)
-    distance = least.clamp(min=1e-12).sqrt()
-    gradient, count = torch.empty_like(turns), x.shape[0] * x.shape[1]
+    gradient, rows = torch.empty_like(turns), x.shape[0] * x.shape[1]
     for s, share in enumerate(weight):
-        own = place[:, :, s, :, None, None].expand(-1, -1, -1, 1, z.shape[-1])
-        matched = away.gather(3, own)[:, :, :, 0].flatten(1, 2)
-        pulled = matched[..., member == s] / distance[:, :, s].flatten(1)[..., None] * share
-        gradient[:, member == s] = pulled.mT @ matched / count
+        own = z[..., member == s]
+        least, place = _apart(_distances(own)).min(-1)
+        away = (z - z.gather(2, place[..., None].expand_as(z))).flatten(1, 2)
+        pulled = away[..., member == s] / least.clamp(min=_LEAST).flatten(1)[..., None] * share
+        gradient[:, member == s] = pulled.mT @ away / rows
     return gradient
+
+
+def _distances(z: Float[Tensor, "... c size"]) -> Float[Tensor, "... c c"]:
+    return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _companies(x: Tensor, company: int, rows: int, draw: torch.Generator) -> Float[Tensor, "companies c d"]:
