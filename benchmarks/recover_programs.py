@@ -77,8 +77,8 @@ NOTES = (
     "Distances of partitions into other sizes than the true ones do not compare with the distance in the true parts.",
     "",
     "Of sort, token tells 0.42 of the entropy of rank, and so do position and sorted of each other (seed 101): parts "
-    "are merged above 0.5, and a part that holds two variables is divided at 0.45, if a search of a few starts finds the "
-    "cut. Rounding alone can lead a search to another local minimum.",
+    "are merged above 0.5, and a part that holds two variables is divided at 0.45, if a search of a few starts finds "
+    "the cut. Rounding alone can lead a search to another local minimum.",
 )
 
 
