@@ -12,26 +12,27 @@ group, changes what the network gives back in that group and in no other.
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, final
+from typing import Any
 
 import torch
 from recording import machine, save
 from torch import Tensor
 
-from innerspace.checkpoint import State
-from innerspace.decompose.base import Code, Decomposition
-from innerspace.decompose.dictionary import Dictionary, moments
+from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import TopK
 from innerspace.decompose.subspaces import Subspaces, random_rotation
 from innerspace.harvest.stream import TokenRule, gather
+from innerspace.learn.assembling import Assembling
 from innerspace.learn.dependence import dependence
-from innerspace.learn.fit import FitConfig, Student, fit, fit_together
+from innerspace.learn.descent import Descent
+from innerspace.learn.fit import FitConfig, fit
 from innerspace.learn.merge_rules import Calibrated
-from innerspace.learn.neighbor_distance import NeighborDistance
-from innerspace.learn.neighbors import Matches, Neighborhood
+from innerspace.learn.neighbors import Neighborhood
 from innerspace.learn.objectives import Reconstruction
+from innerspace.learn.partitioning import find_subspaces
 from innerspace.learn.partitions import (
     ClusterRule,
     SpectralClusters,
@@ -39,77 +40,17 @@ from innerspace.learn.partitions import (
     independent_partition,
     principal_partition,
 )
-from innerspace.learn.trials import Occasion, Trial, Trials, local
+from innerspace.learn.trials import local
 from innerspace.measure.estimate import over_seeds
 from innerspace.measure.recovery import bases, information, interchange, recovery
 from innerspace.planted.superposition import Superposition, Toy, check_blocks, toy_model, train_toys, true_subspaces
 
-ROWS, STARTS, ROTATIONS, LABELED, SWAPPED = 20_000, 3, 20, 1500, 2000
+ROWS, ROTATIONS, LABELED, SWAPPED = 20_000, 5, 1500, 2000
 CANDIDATES = {(20, 20): 12, (5, 15, 5, 15): 60}
 SITE = "hidden"
-RULE = Calibrated(naturalness=0.7)
-"""Lines that were learned cut a variable more naturally than random ones: on the first three toys of [20, 20] the least
-strength inside a group was 0.54, the largest between groups 0.05."""
-
-
-@final
-class Fours(Trials):
-    """Lines judged on rows in groups of four, as published for toys: neighbors are sought among the other three only.
-
-    Many small searches in every step keep the loss coarse and its gradient quiet; a few keys that all rows share would
-    make it noisy, and many keys make lines across groups look as good as lines inside.
-    """
-
-    def __init__(self, x: Tensor, rows: int, seed: int) -> None:
-        self.x, self.rows, self.variance = x, rows, moments(x)[1]
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def draw(self, needs: Set[str] = frozenset()) -> Occasion:
-        return Four(self.x[torch.randint(len(self.x), (self.rows,), generator=self.generator)], self.variance)
-
-    def state(self) -> State:
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, state: State) -> None:
-        self.generator.set_state(state["generator"])
-
-
-@final
-class Four(Occasion):
-    def __init__(self, x: Tensor, variance: Tensor) -> None:
-        self.x, self.variance = x, variance
-
-    def trial(self, what: Decomposition, site: str = "", needs: Set[str] = frozenset()) -> Trial:
-        assert isinstance(what, Subspaces)
-        assert set(what.sizes) == {1}
-        rotation, n = what.rotation, len(self.x)
-        z = self.x @ rotation.T
-        four = z.detach().view(n // 4, 4, -1)
-        distance = (four[:, :, None] - four[:, None]).abs()
-        distance[:, torch.arange(4), torch.arange(4)] = torch.inf
-        least = distance.min(2)
-        place = (least.indices + 4 * torch.arange(n // 4)[:, None, None]).view(n, -1).T[..., None]
-        matches = Matches(place, least.values.view(n, -1).T[..., None])
-        near = Neighborhood(self.x, self.x, torch.arange(n), matches=matches, rotation=rotation)
-        return Trial(self.x, self.x, Code(z, z, z.new_zeros(n)), what, self.variance, neighborhood=near)
-
-
-def lines_in_fours(x: Tensor, seed: int) -> Subspaces:
-    """Single directions, learned on rows in groups of four from several starts, of which the best is merged."""
-    draw, width, term = torch.Generator().manual_seed(seed), x.shape[1], NeighborDistance()
-    starts = [Subspaces.random(width, [1] * width, draw) for _ in range(STARTS)]
-    config = FitConfig(steps=3000, rate=1e-2, warmup=0, cooldown=1, clip=100.0, seed=seed)
-    students = [Student(start, (term,), name=str(i)) for i, start in enumerate(starts)]
-    fit_together(students, Fours(x, 512, seed), config)
-    everything = Fours(x, len(x) // 4 * 4, seed + 1).draw()
-    what = min(starts, key=lambda one: float(term(everything.trial(one)).detach()))
-    near = Neighborhood(x[:512], x[:1024], torch.arange(512))
-    while len(what.sizes) > 1:
-        pairs = RULE.pairs(RULE.measure(what, near, seed), what.sizes)
-        if not pairs:
-            break
-        what.merge(*pairs)
-    return what
+LINES = Descent(company=4, rows=512, steps=600, rate=0.1)
+SETTINGS = Assembling(rule=Calibrated(shuffles=2, draws=2, reference=512), search=LINES)
+"""Lines first, sought in companies of four, as published for toys. Chosen on toys of seeds that are not judged."""
 
 
 def dictionary_clusters(x: Tensor, toy: Toy, sizes: list[int], seed: int) -> Subspaces:
@@ -164,7 +105,7 @@ def contenders(x: Tensor, toy: Toy, sizes: list[int], seed: int) -> Mapping[str,
     draw = torch.Generator().manual_seed(seed)
     turned = [partial(Subspaces, random_rotation(width, draw), sizes) for _ in range(ROTATIONS)]
     return {
-        "neighbor distance": [partial(lines_in_fours, x, seed)],
+        "neighbor distance": [lambda: find_subspaces(x, replace(SETTINGS, seed=seed)).what],
         "identity": [partial(Subspaces.identity, width, sizes)],
         "random rotation": list(turned),
         "PCA, largest first": [lambda: principal_partition(x, sizes, largest="first").subspaces],

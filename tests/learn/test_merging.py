@@ -17,7 +17,7 @@ from innerspace.learn.merge_rules import Calibrated, MergeRule, PublishedThresho
 from innerspace.learn.merging import Merging, Sampling, Search, Splitting, best_split, follow, split
 from innerspace.learn.neighbor_distance import NeighborDistance, neighborhoods
 from innerspace.learn.neighbors import Neighborhood
-from innerspace.learn.perturbing import Perturbing, Recutting, jacobi_sweep, value
+from innerspace.learn.perturbing import Perturbing
 from innerspace.learn.trials import local
 from learn.exclusive import exclusive_rows, inside_groups, purity
 
@@ -134,7 +134,6 @@ def _everything() -> list[Callback]:
     few = Sampling(60, 400)
     return [
         Perturbing(5, 15, sampling=few),
-        Recutting(10, 20, most=1, search=Search(steps=3, starts=1, queries=16, keys=50), sampling=few),
         Merging(rule, 20, 6, stop=False, spare=2, sampling=few),
         Splitting(rule, [29], search=Search(steps=3, starts=1, queries=16, keys=50), sampling=few),
     ]
@@ -190,21 +189,6 @@ def test_a_wrong_merge_is_undone() -> None:
     assert one.strength > rule.bound
 
 
-def test_a_pair_is_cut_anew() -> None:
-    """Parts that straddle two groups come to hold one each; where nothing can be gained nothing moves."""
-    rows = exclusive_rows([4, 4], [2, 2], 1200, torch.Generator().manual_seed(0))
-    what = Subspaces(torch.eye(4)[[0, 2, 1, 3]], [2, 2])
-    near, objective = Neighborhood(rows[:300], rows[300:]), (NeighborDistance(),)
-    before = value(what, near, objective)
-    assert jacobi_sweep(what, near, objective, _QUICK, most=3, seed=0) == [(0, 1)]
-    assert purity(what, [2, 2]) > 0.98
-    after = value(what, near, objective)
-    assert after < before / 2
-    worse = Search(shares=(0.5,), starts=1, steps=1, queries=16, keys=50)
-    assert jacobi_sweep(what, near, objective, worse, most=3, seed=0) == []
-    assert value(what, near, objective) == pytest.approx(after)
-
-
 def test_perturbing_ends_with_the_best() -> None:
     """A good partition is perturbed in vain, and stands at the end."""
     generator = torch.Generator().manual_seed(0)
@@ -222,12 +206,29 @@ def test_perturbing_ends_with_the_best() -> None:
     assert purity(what, [2, 2]) > 0.98
 
 
+def test_perturbed_partitions_are_compared_on_the_same_rows() -> None:
+    """A partition that no step changes has the same value every time, though every trial has other rows."""
+    rows = exclusive_rows([8], [2], 1500, torch.Generator().manual_seed(0))
+    what, perturbing = Subspaces.identity(2, [2]), Perturbing(2, 8, sampling=_FEW)
+    keys = list[Tensor]()
+
+    @final
+    class Watch(Callback):
+        def after_step(self, loop: Loop, student: Student) -> Record:
+            assert student.trial.neighborhood is not None
+            keys.append(student.trial.neighborhood.keys)
+            return {}
+
+    done = _fit(what, rows, 8, perturbing, Watch())
+    assert not torch.equal(keys[1].sort(0).values, keys[3].sort(0).values)
+    assert len({record["objective"] for record in done.history if "best" in record}) == 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Merging(PublishedThreshold(), 0, 0), "every should be positive"),
         (lambda: Perturbing(10, 5), "until no less"),
-        (lambda: Recutting(10, 20, most=0), "every and most should be positive"),
         (lambda: Search(shares=(1.5,)), "shares between 0 and 1"),
         (lambda: Sampling(0, 5), "queries and keys"),
     ],

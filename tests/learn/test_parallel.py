@@ -22,8 +22,12 @@ from torch.nn import functional as F
 from innerspace.checkpoint import State, load_state, save_state
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.subspaces import Subspaces
 from innerspace.learn.callbacks import Callback, Checkpoint, DeadLatents, TargetL0
 from innerspace.learn.fit import FitConfig, Loop, Phase, Record, Student, fit_together
+from innerspace.learn.merge_rules import PublishedThreshold
+from innerspace.learn.merging import Merging, Sampling
+from innerspace.learn.neighbor_distance import NeighborDistance, neighborhoods
 from innerspace.learn.objectives import AuxK, Downstream, GateReconstruction, OutputKL, Reconstruction, Sparsity
 from innerspace.learn.spliced import spliced
 from innerspace.learn.trials import Trials, local
@@ -120,6 +124,11 @@ def rows_of(batch: int) -> Callable[[Share], Trials]:
     return lambda share: local(rows(12), batch, 5, share)
 
 
+def partitioned(share: Share) -> Trials:
+    """An odd number of queries, whose neighbors serve for two draws."""
+    return neighborhoods(rows(12), 33, 200, 5, reuse=2, share=share)
+
+
 Case = tuple[Callable[[Share], Trials], list[Student], FitConfig, tuple[Callback, ...]]
 
 
@@ -138,10 +147,15 @@ def cases() -> dict[str, Case]:
 
     later = (Phase(0.5, (Reconstruction(), GateReconstruction(2.0), sparsity), rate=0.5),)
     gated = Student(learner(Gated()), (Reconstruction(), GateReconstruction(), sparsity), later=later)
+    partition = Student(
+        Subspaces.random(12, [4, 4, 4], torch.Generator().manual_seed(3)).double(), (NeighborDistance(),)
+    )
+    few = Sampling(50, 150)
     return {
         "topk": (rows_of(64), [Student(learner(TopK(4), 300, dead=250), (Reconstruction(), aux))], config, ()),
         "relu": (rows_of(65), [Student(learner(ReLU()), (Reconstruction(), sparsity))], config, (reborn, TargetL0(3))),
         "gated": (rows_of(33), [gated], twice, (reborn,)),
+        "neighbors": (partitioned, [partition], twice, (Merging(PublishedThreshold(0.0), 5, 5, sampling=few),)),
         "spliced": (reader, several(), config, ()),
         "spliced twice": (reader, several(), twice, ()),
     }
@@ -221,7 +235,7 @@ def wait_for_another(snapshot: Path) -> None:
 
 
 def numbers(record: Record) -> dict[str, float]:
-    return {name: float(value) for name, value in record.items() if name != "student"}
+    return {name: float(value) for name, value in record.items() if not isinstance(value, str)}
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:

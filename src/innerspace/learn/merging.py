@@ -43,8 +43,11 @@ class Sampling(Value):
             raise ValueError("a partition is judged by neighbors, the trials have none (use neighborhoods)")
         generator = torch.Generator().manual_seed(self.seed + (step << 32))
         chosen = torch.randperm(len(near.keys), generator=generator)[: self.keys].to(near.keys.device)
-        keys, count = near.keys[chosen], min(self.queries, len(chosen))
-        documents = None if near.key_document is None else near.key_document[chosen]
+        return self.among(near.keys[chosen], None if near.key_document is None else near.key_document[chosen])
+
+    def among(self, keys: Float[Tensor, "n d"], documents: Int[Tensor, "n"] | None = None) -> Neighborhood:
+        """The first of some rows among all of them."""
+        count = min(self.queries, len(keys))
         own = torch.arange(count, device=keys.device)
         return Neighborhood(keys[:count], keys, own, None if documents is None else documents[:count], documents)
 

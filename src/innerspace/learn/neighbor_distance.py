@@ -26,6 +26,7 @@ from innerspace.harvest.shuffled import Shuffled, check_same
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Matches, Metric, Neighborhood, nearest
 from innerspace.learn.objectives import Term
+from innerspace.learn.parallel import Share, running
 from innerspace.learn.trials import Occasion, Trial, Trials
 
 Weighting = Literal["linear-equal", "linear-dim", "log-dim"]
@@ -58,6 +59,10 @@ class NeighborDistance(Term):
             raise ValueError(f"{self.name} judges Subspaces, not a {type(what).__name__}")
         if near is None:
             raise ValueError(f"{self.name} needs rows among which to seek neighbors (use neighborhoods)")
+        if self.objective == "log-dim" and running():
+            raise ValueError(
+                "the logarithm of a mean is not the sum of the processes'; take linear-dim, or one process"
+            )
         mean = mean_distance(what, near, self.neighbors, self.metric)
         if self.objective == "linear-equal":
             return mean.mean()
@@ -140,24 +145,26 @@ def neighborhoods(
     neighbors: int = 1,
     metric: Metric = "euclidean",
     documents: Int[Tensor, "n"] | None = None,
+    share: Share = Share(),
 ) -> Trials:
     """Trials of ``queries`` rows among ``keys`` others, every epoch in another order that depends on the seed alone.
 
     Queries are taken from a block of rows, keys from those that follow it in the order, and the last are followed by
     the first: with as many keys as rows, each query is judged against all others. Queries and their matches serve for
     ``reuse`` consecutive draws, or until a direction has turned by 60° since the search, as by a merge. ``documents``
-    numbers the rows' documents, if neighbors of the same one should not count.
+    numbers the rows' documents, if neighbors of the same one should not count. Of several processes, each judges its
+    ``share`` of the queries among all keys; continued after an interruption, they seek neighbors anew.
 
     Raises:
         ValueError: for numbers that the rows cannot fill, or rows that are not finite or all alike.
     """
-    block = _block(queries, keys, reuse, seed)
+    block = _block(queries, keys, reuse, seed, share)
     if queries > len(rows) or keys > len(rows):
         raise ValueError(f"{queries} queries and {keys} keys are more than the {len(rows)} rows")
     if documents is not None and len(documents) != len(rows):
         raise ValueError(f"there are {len(documents)} documents for {len(rows)} rows")
     source = _Memory(rows, min(block, len(rows) // queries * queries), keys, seed, documents)
-    return _Neighborhoods(source, queries, moments(rows)[1], reuse, neighbors, metric)
+    return _Neighborhoods(source, queries, moments(rows)[1], reuse, neighbors, metric, share)
 
 
 def stored_neighborhoods(
@@ -171,6 +178,7 @@ def stored_neighborhoods(
     neighbors: int = 1,
     metric: Metric = "euclidean",
     apart: bool = False,
+    share: Share = Share(),
 ) -> Trials:
     """Trials of hidden states on disk, of which only the current block of queries and its keys are in memory.
 
@@ -180,21 +188,23 @@ def stored_neighborhoods(
     Raises:
         ValueError: for an unknown site, numbers that the store cannot fill, or states that are all alike.
     """
-    block = _block(queries, keys, reuse, seed)
+    block = _block(queries, keys, reuse, seed, share)
     if block + keys > len(store):
         raise ValueError(f"{block} queries and {keys} keys are more than the {len(store)} rows of the store")
     if not (variance := float(store.moments(site)[1])):
         raise ValueError(f"the hidden states at {site!r} are all alike")
     source = _Disk(store, site, block, keys, seed, apart=apart)
-    return _Neighborhoods(source, queries, torch.tensor(variance), reuse, neighbors, metric)
+    return _Neighborhoods(source, queries, torch.tensor(variance), reuse, neighbors, metric, share)
 
 
-def _block(queries: int, keys: int, reuse: int, seed: int) -> int:
+def _block(queries: int, keys: int, reuse: int, seed: int, share: Share) -> int:
     """How many rows are queries before the keys change: a 25th of the keys, as published, or one draw."""
     if min(queries, keys, reuse) < 1 or seed < 0:
         raise ValueError(
             f"queries, keys and reuse should be positive and the seed not negative: {queries}, {keys}, {reuse}, {seed}"
         )
+    if queries < share.world:
+        raise ValueError(f"{queries} queries are too few for {share.world} processes")
     return queries * max(1, keys // (25 * queries))
 
 
@@ -293,12 +303,20 @@ class _Held(NamedTuple):
 @final
 class _Neighborhoods(Trials):
     def __init__(
-        self, source: _Source, queries: int, variance: Tensor, reuse: int, neighbors: int, metric: Metric
+        self,
+        source: _Source,
+        queries: int,
+        variance: Tensor,
+        reuse: int,
+        neighbors: int,
+        metric: Metric,
+        share: Share,
     ) -> None:
         self._source, self._variance, self._identity = source, variance, dict(source.identity)
         self._identity |= {"queries": queries, "reuse": reuse, "neighbors": neighbors, "metric": metric}
         self._queries, self._reuse, self._neighbors = queries, reuse, neighbors
         self._metric: Metric = metric
+        self._share = share
         self._block: tuple[int, Neighborhood] | None = None
         self._drawn, self._held = 0, list[_Held]()
 
@@ -311,12 +329,15 @@ class _Neighborhoods(Trials):
         if self._block is None or self._block[0] != number:
             self._block = number, self._source.block(number)
         self._drawn += 1
-        return _Among(self, slice(turn * self._queries, (turn + 1) * self._queries))
+        first = turn * self._queries
+        return _Among(self, slice(first + self._share.rank, first + self._queries, self._share.world))
 
     def state(self) -> State:
         held = [
             {"index": one.matches.index, "distance": one.matches.distance, "rotation": one.rotation, "sizes": one.sizes}
             for one in self._held
+            # those of one process are no use to another
+            if self._share.world == 1
         ]
         return {**self._identity, "drawn": self._drawn, "held": held}
 

@@ -1,5 +1,6 @@
 """Find the subspaces of hidden states without labels: settings, published and fast, and the fit that they describe."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,13 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerspace.decompose.base import Home
+from innerspace.decompose.dictionary import moments
 from innerspace.decompose.subspaces import Chart, Subspaces, even_sizes
 from innerspace.harvest.store import Store
+from innerspace.learn.assembling import Assembling, assemble
 from innerspace.learn.callbacks import Measure
 from innerspace.learn.fit import Callback, FitConfig, Record, Student, fit_together
 from innerspace.learn.merge_rules import Calibrated, MergeRule, PublishedThreshold
 from innerspace.learn.merging import Merging, Sampling
 from innerspace.learn.neighbor_distance import NeighborDistance, neighborhoods, stored_neighborhoods
+from innerspace.learn.parallel import Share
 from innerspace.learn.trials import Trials
 from innerspace.value import Value
 
@@ -120,7 +124,7 @@ class Found(NamedTuple):
 
 def find_subspaces(
     rows: Float[Tensor, "rows d"] | Store,
-    settings: Partitioning,
+    settings: Partitioning | Assembling,
     *,
     site: str = "",
     documents: Int[Tensor, "n"] | None = None,
@@ -132,13 +136,22 @@ def find_subspaces(
     """Learn a partition of the space of some rows, in memory or of a ``site`` of a store.
 
     Begins at the coordinates as they are, or at another partition, such as that of the layer before. The log tells the
-    share of neighbors at distance zero, which are duplicates, and how many keys there are.
+    share of neighbors at distance zero, which are duplicates, and how many keys there are. To be assembled, rows have
+    to be in memory, and there is neither a beginning nor a log.
 
     Raises:
         ValueError: for rows that cannot be partitioned so: too few, not finite, all alike, of another width than
             ``begins``, or without documents to keep apart.
         Diverged: if the loss is no longer finite.
     """
+    if isinstance(settings, Assembling):
+        if isinstance(rows, Store) or site or documents is not None or begins is not None or callbacks:
+            raise ValueError("partitions are assembled from rows in memory, without documents, beginning or callbacks")
+        began = time.perf_counter()
+        moments(rows)
+        what = assemble(rows.to(device), settings, settings.seed)
+        what.home = home
+        return Found(what, [], time.perf_counter() - began)
     trials, width = _trials(rows, settings, site, documents)
     if begins is None:
         what = Subspaces.identity(width, even_sizes(width, settings.unit), chart=settings.chart)
@@ -165,7 +178,16 @@ def _trials(rows: Tensor | Store, settings: Partitioning, site: str, documents: 
         # a block of queries is a 25th of the keys
         keys = min(settings.keys, (len(rows) - settings.queries) * 25 // 26)
         trials = stored_neighborhoods(
-            rows, site, settings.queries, keys, seed, reuse=reuse, neighbors=k, metric=metric, apart=settings.apart
+            rows,
+            site,
+            settings.queries,
+            keys,
+            seed,
+            reuse=reuse,
+            neighbors=k,
+            metric=metric,
+            apart=settings.apart,
+            share=Share.mine(),
         )
         return trials, len(rows.moments(site)[0])
     if site:
@@ -183,6 +205,7 @@ def _trials(rows: Tensor | Store, settings: Partitioning, site: str, documents: 
         neighbors=k,
         metric=metric,
         documents=documents,
+        share=Share.mine(),
     )
     return trials, rows.shape[1]
 

@@ -11,7 +11,7 @@ from innerspace.checkpoint import State
 from innerspace.decompose.subspaces import Subspaces, random_rotation
 from innerspace.learn.dependence import dependence
 from innerspace.learn.fit import Callback, Loop, Record, Student
-from innerspace.learn.merging import Sampling, Search, cuts, inside, subspaces
+from innerspace.learn.merging import Sampling, subspaces
 from innerspace.learn.neighbor_distance import mean_distance
 from innerspace.learn.neighbors import Neighborhood
 from innerspace.learn.objectives import Objective
@@ -26,9 +26,9 @@ class Perturbing(Callback):
 
     The part whose neighbors are farthest is turned together with another one by a random rotation. The partner is drawn
     in proportion to its own distance times the dependence between the two, so parts that hold pieces of one another's
-    variables are likely. What the objective is before every perturbation tells which partition was best; each
-    perturbation starts from that one, and with ``wander`` from the latest, as published. Logs the ``objective`` on the
-    sample and the ``best`` so far.
+    variables are likely. What the objective is before every perturbation tells which partition was best, on rows of the
+    first comparison, which serve for all of them and go into snapshots; each perturbation starts from the best, and
+    with ``wander`` from the latest, as published. Logs the ``objective`` on these rows and the ``best`` so far.
 
     Raises:
         ValueError: for a schedule that is not positive, or students that are no subspaces.
@@ -38,7 +38,7 @@ class Perturbing(Callback):
         if every < 1 or until < every:
             raise ValueError(f"Perturbing: every should be positive and until no less: {every}, {until}")
         self.every, self.until, self.wander, self.sampling = every, until, wander, sampling
-        self._best = dict[str, _Best]()
+        self._best, self._rows = dict[str, _Best](), dict[str, Neighborhood]()
 
     def resume(self, loop: Loop) -> None:
         """Refuse what cannot be perturbed."""
@@ -46,12 +46,21 @@ class Perturbing(Callback):
             subspaces(student)
 
     def state(self) -> State:
-        """The best partition of every student."""
-        return {name: {"value": best.value, "rotation": best.rotation} for name, best in self._best.items()}
+        """The best partition of every student, and the rows on which it was found to be that."""
+        return {
+            name: {
+                "value": best.value,
+                "rotation": best.rotation,
+                "keys": self._rows[name].keys,
+                "documents": self._rows[name].key_document,
+            }
+            for name, best in self._best.items()
+        }
 
     def restore(self, state: State) -> None:
         """The inverse of ``state``."""
         self._best = {name: _Best(one["value"], one["rotation"]) for name, one in state.items()}
+        self._rows = {name: self.sampling.among(one["keys"], one["documents"]) for name, one in state.items()}
 
     @torch.no_grad()
     def after_step(self, loop: Loop, student: Student) -> Record:
@@ -60,8 +69,9 @@ class Perturbing(Callback):
         if loop.step > self.until or (loop.step % self.every and not last):
             return {}
         what = subspaces(student)
-        # the same rows each time, so that values compare
-        near = self.sampling.draw(student, 0)
+        if student.name not in self._rows:
+            self._rows[student.name] = self.sampling.draw(student, 0)
+        near = self._rows[student.name]
         objective, _ = student.at(loop.step / loop.config.steps)
         now, best = value(what, near, objective), self._best.get(student.name)
         if best is None or now < best.value:
@@ -75,69 +85,6 @@ class Perturbing(Callback):
             pair = _pair(mean_distance(what, near), dependence(what, near).information, generator)
             perturb(student, pair, generator)
         return {"objective": now, "best": best.value}
-
-
-@final
-class Recutting(Callback):
-    """Every ``every`` steps until step ``until``, cuts the most dependent pairs anew, each for itself.
-
-    See ``jacobi_sweep``, of which ``most`` is the number of pairs. The optimizer forgets what it knew of coordinates
-    that moved. Logs the pairs that were ``recut``.
-
-    Raises:
-        ValueError: for a schedule that is not positive, or students that are no subspaces.
-    """
-
-    def __init__(
-        self, every: int, until: int, *, most: int = 4, search: Search = Search(), sampling: Sampling = _FEW
-    ) -> None:
-        if min(every, most) < 1 or until < every:
-            raise ValueError(f"Recutting: every and most should be positive, until no less: {every, most, until}")
-        self.every, self.until, self.most, self.search, self.sampling = every, until, most, search, sampling
-
-    def resume(self, loop: Loop) -> None:
-        """Refuse what cannot be cut."""
-        for student in loop.students:
-            subspaces(student)
-
-    def after_step(self, loop: Loop, student: Student) -> Record:
-        """Cut, if it is time."""
-        what = subspaces(student)
-        if loop.step > self.until or loop.step % self.every or len(what.sizes) < 2:
-            return {}
-        near = self.sampling.draw(student, loop.step)
-        objective, _ = student.at(loop.step / loop.config.steps)
-        moved = jacobi_sweep(what, near, objective, self.search, self.most, self.sampling.seed + loop.step)
-        for pair in moved:
-            forget(student, pair)
-        return {"recut": ", ".join(f"{i}+{j}" for i, j in moved)}
-
-
-def jacobi_sweep(
-    what: Subspaces, near: Neighborhood, objective: Objective, search: Search, most: int, seed: int
-) -> list[tuple[int, int]]:
-    """Cut the joint space of pairs anew, in place, wherever that lowers the objective; gives the pairs that moved.
-
-    The ``most`` dependent pairs by KSG are taken in turn. Their joint space is cut from random starts, as wrong merges
-    are; no other part is touched, and the cut stands if the objective of the whole fell. A sweep never makes it worse,
-    and tries each pair on a problem of its own size, where a random perturbation waits for the whole to settle.
-    """
-    information = dependence(what, near).information.nan_to_num(nan=-torch.inf).triu(1)
-    pairs = [divmod(place, len(what.sizes)) for place in information.flatten().argsort(descending=True).tolist()]
-    pairs, moved = [(i, j) for i, j in pairs if i < j][:most], list[tuple[int, int]]()
-    for i, j in pairs:
-        before = (float(value(what, near, objective)), what.rotation.detach().clone())
-        own = inside(near, torch.cat([what.basis(i), what.basis(j)]).detach())
-        found = list[tuple[float, Tensor]]()
-        for cut in cuts(own, [(what.sizes[i], what.sizes[j])], search, seed):
-            found.append((value(cut, own, objective), cut.rotation.detach()))
-        _, best = min(found, key=lambda one: one[0])
-        what.turn_together((i, j), best)
-        if value(what, near, objective) < before[0]:
-            moved.append((i, j))
-        else:
-            what.base.copy_(before[1])
-    return moved
 
 
 @torch.no_grad()
