@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 import yaml
@@ -175,7 +176,9 @@ def apollo(path: Path, *, run: bool = False) -> Path:
 
 def apollo_outputs(path: Path, x: Tensor, prefix: str = "") -> Outputs:
     at = torch.load(path, weights_only=True)
-    at = {name.removeprefix(prefix).replace("encoder.0", "encoder"): item for name, item in at.items() if prefix in name}
+    at = {
+        name.removeprefix(prefix).replace("encoder.0", "encoder"): item for name, item in at.items() if prefix in name
+    }
     z = (x @ at["encoder.weight"].T + at["encoder.bias"]).relu()
     return z, z @ torch.nn.functional.normalize(at["decoder.weight"], dim=0).T + at["decoder.bias"]
 
@@ -204,7 +207,7 @@ def vector(layer: int) -> Tensor:
     return normal(WIDTH, seed=200 + layer)
 
 
-def control_vector_rows(path: Path, layers: tuple[int, ...] = (1, 2, 5)) -> Tensor:
-    """The vectors, from where they lie at the end of the file."""
-    stored = np.frombuffer(path.read_bytes()[-32 * len(layers) :], dtype="<f4").reshape(len(layers), 8)
-    return torch.from_numpy(stored[:, :WIDTH].copy())
+def control_vector_rows(path: Path) -> Tensor:
+    """The vectors by layer, as the package reads them."""
+    rows = {int(tensor.name.split(".")[1]): tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    return torch.from_numpy(np.stack([rows[layer] for layer in sorted(rows)]))

@@ -157,9 +157,7 @@ def test_numbers_are_rounded_as_the_settings_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=["unit", "normalized", "free", "tied"])
 @pytest.mark.parametrize("what", KINDS, ids=lambda what: type(what).__name__)
-def test_what_is_written_for_saelens_and_read_again_is_the_same(
-    what: Nonlinearity, form: Form, tmp_path: Path
-) -> None:
+def test_what_is_written_for_saelens_and_read_again_is_the_same(what: Nonlinearity, form: Form, tmp_path: Path) -> None:
     made = ours(what, form, Home("abc", "mlp.3"))
     saelens.write(made, tmp_path / "once", Source("gpt2"))
     expected = outputs(made, states())
@@ -304,5 +302,12 @@ def test_places_have_one_name_here() -> None:
             assert from_hook(to_hook(site)) == site
     assert from_hook("blocks.0.hook_resid_pre") == from_hook("hook_embed") == from_hook(to_hook("embed")) == "embed"
     assert from_hook("ln_final.hook_normalized") == to_hook("ln_final.hook_normalized") == "ln_final.hook_normalized"
-    paths = ["layers.3", "transformer.h.3", "model.layers.3.self_attn", "layers.3.attention", "h.3.mlp", "layers.3.norm"]
+    paths = [
+        "layers.3",
+        "transformer.h.3",
+        "model.layers.3.self_attn",
+        "layers.3.attention",
+        "h.3.mlp",
+        "layers.3.norm",
+    ]
     assert [from_path(path) for path in paths] == ["resid.3", "resid.3", "attn.3", "attn.3", "mlp.3", "layers.3.norm"]

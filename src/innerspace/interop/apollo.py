@@ -61,6 +61,9 @@ def source(path: Path) -> list[Source]:
 _DOTS = 2
 """How many dots a hook of theirs has: blocks-6-hook_resid_pre."""
 
+_LONGEST, _DEEPEST = 2**16, 20
+"""The bytes of settings in YAML, and how deep they are nested."""
+
 
 def _prefix(position: str) -> str:
     return position.replace(".", "-") + "."
@@ -87,10 +90,14 @@ def _yaml(path: Path) -> object:
         import yaml
     except ImportError:
         raise ValueError("final_config.yaml is read with pyyaml: pip install 'innerspace[exchange]'") from None
-    content = text(path)
+    content, depth = text(path, _LONGEST), 0
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, Loader=yaml.SafeLoader)):
-            raise ValueError(f"{path} refers to itself, which settings do not")
+        for event in yaml.parse(content, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{path} refers to itself, which settings do not")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"{path} is no YAML of plain settings: it is nested more than {_DEEPEST} times")
         return yaml.safe_load(content)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML of plain settings: {str(error).splitlines()[0]}") from None

@@ -39,7 +39,7 @@ def member(folder: Path, name: str) -> Path:
     return path
 
 
-def text(path: Path) -> str:
+def text(path: Path, longest: int = _LONGEST) -> str:
     """A short text.
 
     Raises:
@@ -47,8 +47,8 @@ def text(path: Path) -> str:
     """
     if not path.is_file():
         raise ValueError(f"no file at {path}")
-    if (size := path.stat().st_size) > _LONGEST:
-        raise ValueError(f"{path} has {size} bytes; more than {_LONGEST} are no settings")
+    if (size := path.stat().st_size) > longest:
+        raise ValueError(f"{path} has {size} bytes; more than {longest} are no settings")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

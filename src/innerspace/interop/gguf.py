@@ -98,7 +98,9 @@ def _vectors(reader: Any, path: Path) -> dict[int, Tensor]:
     for tensor in reader.tensors:
         kind, _, number = str(tensor.name).partition(".")
         if kind != "direction":
-            continue
+            raise ValueError(
+                f"{path} holds the tensor {tensor.name}, a control vector holds direction.1, direction.2, …"
+            )
         if not (number.isascii() and number.isdecimal() and str(int(number[:9])) == number and int(number) > 0):
             raise ValueError(f"{path}: {tensor.name} names no layer; layers count from 1")
         if int(tensor.tensor_type) != _F32:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from innerspace.decompose.directions import Directions, Origin
 from innerspace.interop.layers import UNKNOWN, by_layer, from_layers
 
 
+@runtime_checkable
 class ControlVector(Protocol):
     """What theirs has: the network's kind, and for each block, counted from 0, a vector that is added behind it."""
 

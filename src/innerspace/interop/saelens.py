@@ -89,8 +89,8 @@ def read(folder: Path, *, network: str = "", input_factor: float | None = None) 
     weights.done()
     if settings.flag("rescale_acts_by_decoder_norm", architecture == "batchtopk"):
         norms = decoder.norm(dim=-1)
-        if (norms == 0).any():
-            settings.refuse("rescale_acts_by_decoder_norm", "a row of W_dec is zero")
+        if not ((norms > 0) & norms.isfinite()).all():
+            settings.refuse("rescale_acts_by_decoder_norm", "a row of W_dec is zero, or its norm overflows")
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     centered = settings.flag("apply_b_dec_to_input", True)
     plain = Plain(nonlinearity, encoder, bias, decoder, decoder_bias, centered, numbers)
@@ -186,7 +186,7 @@ def _check(settings: Settings) -> None:
 
 def _architecture(settings: Settings) -> str:
     known = ("standard", "topk", "jumprelu", "gated", "batchtopk")
-    if (name := settings.word("architecture", "standard")) not in known:
+    if (name := settings.word("architecture")) not in known:
         settings.refuse("architecture", f"a dictionary is one of {', '.join(known)}")
     return name
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from innerspace.interop.layers import UNKNOWN, by_layer, from_layers
 _KINDS = {"decoder_block": "resid", "self_attn": "attn", "mlp": "mlp"}
 
 
+@runtime_checkable
 class SteeringVector(Protocol):
     """What theirs has: for each layer, counted from 0, a vector, and at which part of a block they are added."""
 
