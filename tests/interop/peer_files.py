@@ -118,8 +118,11 @@ def dictionary_learning(folder: Path, name: str, **changed: Any) -> Path:
         "AutoEncoder": {"bias": at["b_dec"], **linear, "encoder.bias": at["b_enc"]},
         "AutoEncoderNew": {**linear, "encoder.bias": at["b_enc"], "decoder.bias": at["b_dec"]},
         "GatedAutoEncoder": {
-            **{"decoder_bias": at["b_dec"], "r_mag": 0.3 * normal(LATENTS, seed=48), **linear},
-            **{"gate_bias": at["b_enc"], "mag_bias": normal(LATENTS, seed=49)},
+            "decoder_bias": at["b_dec"],
+            "r_mag": 0.3 * normal(LATENTS, seed=48),
+            **linear,
+            "gate_bias": at["b_enc"],
+            "mag_bias": normal(LATENTS, seed=49),
         },
         "JumpReluAutoEncoder": {**at, "threshold": normal(LATENTS, seed=50).abs()},
         "AutoEncoderTopK": {**chosen, **linear, "encoder.bias": at["b_enc"], "b_dec": at["b_dec"]},

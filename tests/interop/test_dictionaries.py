@@ -37,7 +37,7 @@ def assert_alike(found: Outputs, expected: Outputs) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
 
 
-def ours(what: Nonlinearity, form: Form = Form(), home: Home | None = None) -> Dictionary:
+def ours(what: Nonlinearity, form: Form = FORMS[0], home: Home | None = None) -> Dictionary:
     """One with a mean and a scale, and no number at a special value."""
     mean = peer_files.normal(WIDTH, seed=1)
     made = Dictionary(WIDTH, LATENTS, what, mean=mean, scale=2.5, seed=2, form=form, home=home)
@@ -69,14 +69,14 @@ def test_decoder_norms_decide_which_are_largest_only_where_they_do(rescale: bool
 
 def test_a_factor_that_is_in_no_file_is_asked_for(tmp_path: Path) -> None:
     folder = peer_files.saelens(tmp_path, "jumprelu", normalize_activations="expected_average_only_in")
-    with pytest.raises(ValueError, match="normalize_activations.*give it as input_factor"):
+    with pytest.raises(ValueError, match=r"normalize_activations.*give it as input_factor"):
         saelens.read(folder)
-    with pytest.raises(ValueError, match="input_factor should be positive, it is 0"):
+    with pytest.raises(ValueError, match=r"input_factor should be positive, it is 0"):
         saelens.read(folder, input_factor=0.0)
     # what they do at loading: fold it into the weights
     z, reconstructed = peer_files.saelens_outputs(folder, states() * 0.4)
     assert_alike(outputs(saelens.read(folder, input_factor=0.4), states()), (z, reconstructed / 0.4))
-    with pytest.raises(ValueError, match="there is no input_factor to give"):
+    with pytest.raises(ValueError, match=r"there is no input_factor to give"):
         saelens.read(peer_files.saelens(tmp_path, "jumprelu"), input_factor=0.4)
 
 
@@ -91,11 +91,11 @@ def test_folders_before_version_six_are_read(tmp_path: Path) -> None:
     assert_alike(outputs(saelens.read(folder), states()), expected)
     assert saelens.source(folder) == Source("gpt2-small", "resid.7")
     (folder / "cfg.json").write_text(json.dumps(flat | {"normalize_activations": True}))
-    with pytest.raises(ValueError, match="input_factor"):
+    with pytest.raises(ValueError, match=r"input_factor"):
         saelens.read(folder)
     save_file({**tensors, "scaling_factor": torch.full((LATENTS,), 2.0)}, folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(json.dumps(flat))
-    with pytest.raises(ValueError, match="scaling_factor is not one everywhere"):
+    with pytest.raises(ValueError, match=r"scaling_factor is not one everywhere"):
         saelens.read(folder)
 
 
@@ -106,7 +106,7 @@ def test_an_old_topk_keeps_its_k_among_the_arguments_of_its_activation(tmp_path:
     (folder / "cfg.json").write_text(json.dumps(flat))
     assert_alike(outputs(saelens.read(folder), states()), expected)
     (folder / "cfg.json").write_text(json.dumps(flat | {"activation_fn_str": "tanh-relu"}))
-    with pytest.raises(ValueError, match="activation_fn_str = 'tanh-relu' cannot be read"):
+    with pytest.raises(ValueError, match=r"activation_fn_str = 'tanh-relu' cannot be read"):
         saelens.read(folder)
 
 
@@ -208,7 +208,7 @@ def test_what_is_written_for_sparsify_computes_the_same_there(form: Form, tmp_pa
     assert_alike(peer_files.sparsify_outputs(tmp_path / "h.3.mlp", states()), expected)
     assert_alike(outputs(sparsify.read(tmp_path / "h.3.mlp"), states()), expected)
     assert sparsify.source(tmp_path / "h.3.mlp").site == "mlp.3"
-    with pytest.raises(ValueError, match="sparsify knows TopK only, not ReLU"):
+    with pytest.raises(ValueError, match=r"sparsify knows TopK only, not ReLU"):
         sparsify.write(ours(ReLU()), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -242,15 +242,15 @@ def test_what_is_written_for_dictionary_learning_computes_the_same_there(
 
 def test_classes_of_dictionary_learning_that_are_no_dictionary_are_refused(tmp_path: Path) -> None:
     folder = peer_files.dictionary_learning(tmp_path, "AutoEncoder", dict_class="IdentityDict")
-    with pytest.raises(ValueError, match="dict_class = 'IdentityDict'.*one of AutoEncoder"):
+    with pytest.raises(ValueError, match=r"dict_class = 'IdentityDict'.*one of AutoEncoder"):
         dictionary_learning.read(folder)
-    with pytest.raises(ValueError, match="says k = 4, .* says 3"):
+    with pytest.raises(ValueError, match=r"says k = 4, .* says 3"):
         dictionary_learning.read(peer_files.dictionary_learning(tmp_path, "BatchTopKSAE", k=3))
     untrained = torch.load(folder / "ae.pt", weights_only=True) | {"threshold": torch.tensor(-1.0)}
     torch.save(untrained, folder / "ae.pt")
     peer_files.dictionary_learning(tmp_path / "config", "BatchTopKSAE")
     (tmp_path / "config" / "config.json").rename(folder / "config.json")
-    with pytest.raises(ValueError, match="threshold is -1.0, so the BatchTopK was never trained"):
+    with pytest.raises(ValueError, match=r"threshold is -1.0, so the BatchTopK was never trained"):
         dictionary_learning.read(folder)
 
 
@@ -264,9 +264,9 @@ def test_apollo_is_read_as_it_computes(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_several_positions_asks_for_one(tmp_path: Path) -> None:
     path = peer_files.apollo(tmp_path / "samples_400000.pt", run=True)
-    with pytest.raises(ValueError, match="name one position of blocks.2.hook_resid_pre, blocks.6.hook_resid_pre"):
+    with pytest.raises(ValueError, match=r"name one position of blocks.2.hook_resid_pre, blocks.6.hook_resid_pre"):
         apollo.read(path)
-    with pytest.raises(ValueError, match="has no position 'blocks.9.hook_resid_pre'"):
+    with pytest.raises(ValueError, match=r"has no position 'blocks.9.hook_resid_pre'"):
         apollo.read(path, position="blocks.9.hook_resid_pre")
     found = apollo.read(path, position="blocks.6.hook_resid_pre", network="abc")
     expected = peer_files.apollo_outputs(path, states(), "blocks-6-hook_resid_pre.")
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_several_positions_asks_for_one(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused_before_a_file_is_there(tmp_path: Path) -> None:
     untrained = Dictionary(WIDTH, LATENTS, BatchTopK(K)).eval()
     for write in (saelens.write, dictionary_learning.write):
-        with pytest.raises(ValueError, match="has no threshold yet"):
+        with pytest.raises(ValueError, match=r"has no threshold yet"):
             write(untrained, tmp_path / "none")
         with pytest.raises(ValueError, match=r"belongs to 'resid.2', the source says 'resid.3'"):
             write(ours(ReLU(), home=Home("abc", "resid.2")), tmp_path / "none", Source(site="resid.3"))

@@ -62,9 +62,9 @@ def test_code_in_a_file_never_runs(how: str, tmp_path: Path) -> None:
         (folder / "ae.pt").write_bytes(pickle.dumps(bomb))
     else:
         torch.save(bomb, folder / "ae.pt", _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(ValueError, match="code in files is not run" if how == "torch" else "no archive as torch.save"):
+    with pytest.raises(ValueError, match=r"code in files is not run" if how == "torch" else "no archive as torch.save"):
         dictionary_learning.read(folder)
-    with pytest.raises(ValueError, match="ae.pt"):
+    with pytest.raises(ValueError, match=r"ae.pt"):
         apollo.read(folder / "ae.pt")
     assert not marker.exists()
     # the marker is no dud: loaded without care, it is there
@@ -78,7 +78,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
     data, _ = saved({"bias": torch.zeros(16 * 2**20)})
     archive(tmp_path / "ae.pt", data, {"0": bytes(64 * 2**20)}, zipfile.ZIP_DEFLATED)
     assert (tmp_path / "ae.pt").stat().st_size < 2**20
-    with pytest.raises(ValueError, match="is compressed, which torch.save does not do"):
+    with pytest.raises(ValueError, match=r"is compressed, which torch.save does not do"):
         read_torch(tmp_path / "ae.pt")
 
 
@@ -88,7 +88,7 @@ def test_a_storage_that_claims_more_than_its_record_is_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"short.pt.*(claims storages of other sizes|damaged)"):
         read_torch(tmp_path / "short.pt")
     torch.save({"bias": torch.zeros(1).expand(2**40)}, tmp_path / "wide.pt")
-    with pytest.raises(ValueError, match="bias claims 1099511627776 entries, its storage has 4 bytes"):
+    with pytest.raises(ValueError, match=r"bias claims 1099511627776 entries, its storage has 4 bytes"):
         read_torch(tmp_path / "wide.pt")
 
 
@@ -129,7 +129,7 @@ def test_numbers_that_are_not_finite_are_refused(bad: float, tmp_path: Path) -> 
     tensors = peer_files.matrices()
     tensors["W_dec"][3, 2] = bad
     save_file(tensors, folder / "sae_weights.safetensors")
-    with pytest.raises(ValueError, match="W_dec has 1 entries that are not finite"):
+    with pytest.raises(ValueError, match=r"W_dec has 1 entries that are not finite"):
         saelens.read(folder)
 
 
@@ -137,11 +137,11 @@ def test_tensors_that_are_missing_or_unknown_are_named(tmp_path: Path) -> None:
     folder = peer_files.saelens(tmp_path, "standard")
     tensors = peer_files.matrices()
     save_file(tensors | {"W_skip": torch.zeros(6, 6)}, folder / "sae_weights.safetensors")
-    with pytest.raises(ValueError, match="holds tensors that are not known here: W_skip"):
+    with pytest.raises(ValueError, match=r"holds tensors that are not known here: W_skip"):
         saelens.read(folder)
     del tensors["b_enc"]
     save_file(tensors, folder / "sae_weights.safetensors")
-    with pytest.raises(ValueError, match="holds no tensor 'b_enc'"):
+    with pytest.raises(ValueError, match=r"holds no tensor 'b_enc'"):
         saelens.read(folder)
 
 
@@ -149,17 +149,17 @@ def test_names_and_links_do_not_lead_out_of_a_folder(tmp_path: Path) -> None:
     folder = peer_files.saelens(tmp_path / "in", "standard")
     (tmp_path / "secret.json").write_text("{}")
     for name in ("../secret.json", str(tmp_path / "secret.json"), "sub/cfg.json", "..", ""):
-        with pytest.raises(ValueError, match="is no name of a file in|no file|link out of"):
+        with pytest.raises(ValueError, match=r"is no name of a file in|no file|link out of"):
             member(folder, name)
     (folder / "cfg.json").unlink()
     (folder / "cfg.json").symlink_to(tmp_path / "secret.json")
-    with pytest.raises(ValueError, match="cfg.json is a link out of its folder"):
+    with pytest.raises(ValueError, match=r"cfg.json is a link out of its folder"):
         saelens.read(folder)
     (folder / "cfg.json").unlink()
     (folder / "cfg.json").mkdir()
-    with pytest.raises(ValueError, match="no file cfg.json in"):
+    with pytest.raises(ValueError, match=r"no file cfg.json in"):
         saelens.read(folder)
-    with pytest.raises(ValueError, match="no folder at .*nowhere"):
+    with pytest.raises(ValueError, match=r"no folder at .*nowhere"):
         saelens.read(tmp_path / "nowhere")
 
 
@@ -358,7 +358,7 @@ def test_what_is_asked_for_by_kind_is_given_by_kind(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"k": 4.0, "flag": false, "none": null, "word": "w"}')
     found = Settings.of(tmp_path / "a.json")
     assert (found.whole("k"), found.flag("flag"), found.word("word"), found.word("none", "x")) == (4, False, "w", "x")
-    with pytest.raises(ValueError, match="no file at"):
+    with pytest.raises(ValueError, match=r"no file at"):
         text(tmp_path / "b.json")
     weights: dict[str, Tensor] = {"half": torch.ones(2, dtype=torch.float16), "double": torch.ones(2).double()}
     save_file(weights, tmp_path / "a.safetensors")

@@ -118,7 +118,7 @@ def test_a_list_without_end_in_a_header_is_refused_at_once(tmp_path: Path) -> No
     at = data.index(b"controlvector.model_hint") + len("controlvector.model_hint")
     claim = (9).to_bytes(4, "little") + (0).to_bytes(4, "little") + (2**60).to_bytes(8, "little")
     (tmp_path / "mood.gguf").write_bytes(data[:at] + claim + data[at + 16 :])
-    with pytest.raises(ValueError, match="claims 1152921504606846976 entries"):
+    with pytest.raises(ValueError, match=r"claims 1152921504606846976 entries"):
         gguf.read(tmp_path / "mood.gguf")
 
 
@@ -131,11 +131,11 @@ def test_repengs_vectors_come_and_go() -> None:
     assert back.model_type == "mistral"
     for i, row in theirs.directions.items():
         np.testing.assert_allclose(back.directions[i], row.astype(np.float32), rtol=3e-7)
-    with pytest.raises(ValueError, match="layers are numbers from 0, not -1"):
+    with pytest.raises(ValueError, match=r"layers are numbers from 0, not -1"):
         from_repeng(ControlVector("mistral", {-1: np.ones(WIDTH)}))
     with pytest.raises(ValueError, match=r"should have one width, they have \[3, 6\]"):
         from_repeng(ControlVector("mistral", {1: np.ones(6), 2: np.ones(3)}))
-    with pytest.raises(ValueError, match="the norm 0.0; a positive one"):
+    with pytest.raises(ValueError, match=r"the norm 0.0; a positive one"):
         from_repeng(ControlVector("mistral", {1: np.zeros(6)}))
 
 
@@ -149,18 +149,18 @@ def test_steering_vectors_come_and_go(part: str, kind: str) -> None:
     assert back.layer_type == part
     for i, row in theirs.layer_activations.items():
         torch.testing.assert_close(back.layer_activations[i], row, rtol=3e-7, atol=0)
-    with pytest.raises(ValueError, match="layer_type = 'input_layernorm' is no site here"):
+    with pytest.raises(ValueError, match=r"layer_type = 'input_layernorm' is no site here"):
         from_steering_vectors(SteeringVector({1: vector(1)}, "input_layernorm"))
-    with pytest.raises(ValueError, match="steering-vectors adds at resid, attn, mlp, not at 'heads'"):
+    with pytest.raises(ValueError, match=r"steering-vectors adds at resid, attn, mlp, not at 'heads'"):
         to_steering_vectors(vectors("heads"))
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("repeng", "steering_vectors", "gguf"):
         monkeypatch.setitem(sys.modules, name, None)  # pyright: ignore
-    with pytest.raises(ValueError, match="repeng cannot be imported"):
+    with pytest.raises(ValueError, match=r"repeng cannot be imported"):
         to_repeng(vectors(), "llama")
-    with pytest.raises(ValueError, match="steering_vectors cannot be imported"):
+    with pytest.raises(ValueError, match=r"steering_vectors cannot be imported"):
         to_steering_vectors(vectors())
     with pytest.raises(ValueError, match=r"pip install 'innerspace\[exchange\]'"):
         gguf.write(vectors(), tmp_path / "mood.gguf")

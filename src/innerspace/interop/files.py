@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, NoReturn, cast, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -117,7 +117,7 @@ class Settings:
         """Whatever stands there."""
         return self._data.get(key)
 
-    def refuse(self, key: str, why: str) -> None:
+    def refuse(self, key: str, why: str) -> NoReturn:
         """Refuse a setting, and say why.
 
         Raises:

@@ -7,16 +7,17 @@ Theirs want decoder rows of unit norm, so latent i is measured in units of ‖w_
 and reconstructions are what they were.
 """
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from innerspace.decompose.dictionary import Dictionary
+from innerspace.decompose.nonlinearities import Gated
 from innerspace.interop.places import Source, layer, placed, to_hook
-from innerspace.interop.plain import Plain
+from innerspace.interop.plain import Plain, gate
 
 
 @dataclass
@@ -44,14 +45,19 @@ class Config:
     finetuning_scaling_factor: bool = False
     sae_lens_training_version: str | None = None
     neuronpedia_id: str | None = None
+    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON, without what SAEBench has written to them besides."""
+        return asdict(self)
 
 
 @final
 class ForSAEBench(nn.Module):
     """A dictionary with the attributes and methods that SAEBench calls: ``encode``, ``decode``, ``forward``, weights.
 
-    ``source.model`` is the network by the name that TransformerLens knows. The site is that of the dictionary's home, or
-    that of the source.
+    ``source.model`` is the network by the name that TransformerLens knows; the site is that of the home, or of the
+    source.
 
     Raises:
         ValueError: for a site without a layer, a direction that is zero, or a BatchTopK without a threshold.
@@ -77,6 +83,8 @@ class ForSAEBench(nn.Module):
             "b_dec": plain.decoder_bias.to(norms),
             "norms": norms,
         }
+        if isinstance(plain.nonlinearity, Gated):
+            parts["b_mag"] = gate(plain).b_mag.to(norms) * norms
         for name, item in parts.items():
             self.register_buffer(name, item)
         kind = type(dictionary.nonlinearity).__name__.lower()
