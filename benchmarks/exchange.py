@@ -23,7 +23,7 @@ from torch import Tensor
 from innerspace.decompose.base import Home
 from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.directions import Directions, Origin
-from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.nonlinearities import BatchTopK, Gated, GroupMax, JumpReLU, Nonlinearity, ReLU, TopK
 from innerspace.interop import dictionary_learning, gguf, saelens, sparsify
 from innerspace.interop.places import Source
 from innerspace.interventions import Steer
@@ -35,6 +35,7 @@ PEERS = tuple(Path(path) for path in os.environ.get("INNERSPACE_PEERS", "").spli
 KINDS: dict[str, Nonlinearity] = {
     "ReLU": ReLU(),
     "TopK": TopK(16),
+    "GroupMax": GroupMax(16),
     "BatchTopK": BatchTopK(16),
     "JumpReLU": JumpReLU(threshold=0.5),
     "Gated": Gated(),
@@ -132,14 +133,16 @@ def write_ours(folder: Path, rows: Tensor) -> dict[Path, tuple[Tensor, Tensor]]:
     for i, (name, what) in enumerate(KINDS.items()):
         for more, form in forms.items():
             made, case = ours(what, form, i), name + more
-            saelens.write(made, folder / "SAELens" / case, Source("gpt2"))
-            dictionary_learning.write(made, folder / "dictionary_learning" / case, Source("gpt2"))
-            places = [folder / "SAELens" / case, folder / "dictionary_learning" / case, folder / "SAEBench" / case]
-            places[-1].mkdir(parents=True)
-            made.save(places[-1] / "dictionary.safetensors")
-            if name == "TopK":
-                sparsify.write(made, folder / "sparsify" / case)
+            places = [folder / "SAEBench" / case]
+            places[0].mkdir(parents=True)
+            made.save(places[0] / "dictionary.safetensors")
+            if name in ("TopK", "GroupMax"):
                 places.append(folder / "sparsify" / case)
+                sparsify.write(made, places[-1])
+            if name != "GroupMax":
+                places += [folder / "SAELens" / case, folder / "dictionary_learning" / case]
+                saelens.write(made, places[-2], Source("gpt2"))
+                dictionary_learning.write(made, places[-1], Source("gpt2"))
             expected |= dict.fromkeys(places, outputs(made, rows))
     mood, logits = vectors(), steered(vectors())
     for tool in ("repeng", "steering-vectors"):

@@ -96,7 +96,9 @@ def open_saelens(folder: Path, rows: Tensor) -> tuple[Tensor, Tensor]:
 def sparsify(folder: Path, rows: Tensor) -> Iterator[tuple[Path, Tensor, Tensor]]:
     from sparsify import SparseCoder, SparseCoderConfig
 
-    for name, more in (("layers.5", {"expansion_factor": 8}), ("layers.6.mlp", {"num_latents": 100})):
+    kinds: dict[str, dict[str, Any]] = {"layers.5": {"expansion_factor": 8}, "layers.6.mlp": {"num_latents": 100}}
+    kinds["layers.7"] = {"activation": "groupmax", "expansion_factor": 8}
+    for name, more in kinds.items():
         coder = SparseCoder(rows.shape[1], SparseCoderConfig(k=16, **more))
         fill(coder, 20)
         coder.set_decoder_norm_to_unit_norm()

@@ -106,7 +106,9 @@ def sparsify(folder: Path, **changed: Any) -> Path:
 def sparsify_outputs(folder: Path, x: Tensor) -> Outputs:
     settings = json.loads((folder / "cfg.json").read_text())
     at = load_file(folder / "sae.safetensors")
-    z = topk(((x - at["b_dec"]) @ at["encoder.weight"].T + at["encoder.bias"]).relu(), settings["k"])
+    pre = ((x - at["b_dec"]) @ at["encoder.weight"].T + at["encoder.bias"]).relu()
+    groups = pre.chunk(settings["k"], -1) if settings["activation"] == "groupmax" else []
+    z = torch.cat([topk(group, 1) for group in groups], -1) if groups else topk(pre, settings["k"])
     return z, z @ at["W_dec"] + at["b_dec"]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from innerspace.decompose.base import Home
 from innerspace.decompose.dictionary import Dictionary, Form
-from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.nonlinearities import BatchTopK, Gated, GroupMax, JumpReLU, Nonlinearity, ReLU, TopK
 from innerspace.interop import apollo, dictionary_learning, saelens, sparsify
 from innerspace.interop.places import Source, from_hook, from_path, to_hook
 from innerspace.interop.plain import log_thresholds
@@ -176,17 +176,19 @@ def test_what_is_written_for_saelens_and_read_again_is_the_same(what: Nonlineari
         torch.testing.assert_close(second[name], item, rtol=tolerance, atol=tolerance)
 
 
-def test_sparsify_is_read_as_it_computes(tmp_path: Path) -> None:
-    folder = peer_files.sparsify(tmp_path / "layers.8")
+@pytest.mark.parametrize("what", [TopK(K), GroupMax(K)], ids=["topk", "groupmax"])
+def test_sparsify_is_read_as_it_computes(what: Nonlinearity, tmp_path: Path) -> None:
+    folder = peer_files.sparsify(tmp_path / "layers.8", activation=type(what).__name__.lower())
     found = sparsify.read(folder, network="abc")
     assert_alike(outputs(found, states()), peer_files.sparsify_outputs(folder, states()))
-    assert (found.nonlinearity, found.home, found.form.decoder) == (TopK(K), Home("abc", "resid.8"), "unit")
+    assert (found.nonlinearity, found.home, found.form.decoder) == (what, Home("abc", "resid.8"), "unit")
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"activation": "groupmax"}, "activation = 'groupmax'.*the largest of each group"),
+        ({"activation": "relu"}, "activation = 'relu'.*only topk and groupmax are known"),
+        ({"activation": "groupmax", "k": 3}, "20 latents cannot be divided into 3 equally large groups"),
         ({"transcode": True}, "transcode = True.*another hidden state"),
         ({"skip_connection": True}, "skip_connection = True"),
         ({"k": LATENTS + 1}, "k should be at most the number of latents, 20; it is 21"),
@@ -201,14 +203,15 @@ def test_sparsify_settings_that_no_dictionary_has_are_refused(
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["unit", "normalized", "free", "tied"])
-def test_what_is_written_for_sparsify_computes_the_same_there(form: Form, tmp_path: Path) -> None:
-    made = ours(TopK(K), form)
+@pytest.mark.parametrize("what", [TopK(K), GroupMax(K)], ids=["topk", "groupmax"])
+def test_what_is_written_for_sparsify_computes_the_same_there(what: Nonlinearity, form: Form, tmp_path: Path) -> None:
+    made = ours(what, form)
     sparsify.write(made, tmp_path / "h.3.mlp")
     expected = outputs(made, states())
     assert_alike(peer_files.sparsify_outputs(tmp_path / "h.3.mlp", states()), expected)
     assert_alike(outputs(sparsify.read(tmp_path / "h.3.mlp"), states()), expected)
     assert sparsify.source(tmp_path / "h.3.mlp").site == "mlp.3"
-    with pytest.raises(ValueError, match=r"sparsify knows TopK only, not ReLU"):
+    with pytest.raises(ValueError, match=r"sparsify knows TopK and GroupMax, not ReLU"):
         sparsify.write(ours(ReLU()), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

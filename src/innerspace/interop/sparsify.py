@@ -1,13 +1,14 @@
 """EleutherAI's sparsify folders: ``cfg.json`` beside ``sae.safetensors``; a folder is named by its hookpoint.
 
-Theirs are TopK dictionaries that subtract b_dec before encoding. GroupMax, transcoders and skip connections have no
+Theirs are TopK or GroupMax dictionaries that subtract b_dec before encoding. Transcoders and skip connections have no
 place in a dictionary and are refused.
 """
 
 from pathlib import Path
+from typing import Any
 
 from innerspace.decompose.dictionary import Dictionary
-from innerspace.decompose.nonlinearities import TopK
+from innerspace.decompose.nonlinearities import GroupMax, TopK
 from innerspace.interop.files import Settings, member, read_safetensors, write_json, write_safetensors
 from innerspace.interop.places import Source, from_path, home
 from innerspace.interop.plain import Plain
@@ -22,9 +23,8 @@ def read(folder: Path, *, network: str = "") -> Dictionary:
         ValueError: for files that are missing or damaged, and settings that a dictionary cannot express, naming them.
     """
     settings = Settings.of(member(folder, _CONFIG))
-    if (activation := settings.word("activation", "topk")) != "topk":
-        why = "the largest of each group is no TopK" if activation == "groupmax" else "only topk is known"
-        settings.refuse("activation", why)
+    if (activation := settings.word("activation", "topk")) not in ("topk", "groupmax"):
+        settings.refuse("activation", "only topk and groupmax are known")
     if settings.flag("transcode"):
         settings.refuse("transcode", "it writes another hidden state than it reads, which no dictionary does")
     if settings.flag("skip_connection"):
@@ -35,7 +35,8 @@ def read(folder: Path, *, network: str = "") -> Dictionary:
     encoder, bias = weights.take("encoder.weight", latents, width), weights.take("encoder.bias", latents)
     decoder, decoder_bias = weights.take("W_dec", latents, width), weights.take("b_dec", width)
     weights.done()
-    plain = Plain(TopK(settings.whole("k")), encoder, bias, decoder, decoder_bias, True, {})
+    k = settings.whole("k")
+    plain = Plain(TopK(k) if activation == "topk" else GroupMax(k), encoder, bias, decoder, decoder_bias, True, {})
     return plain.dictionary(home(source(folder), network))
 
 
@@ -48,14 +49,19 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     """Write a dictionary as sparsify does; its mean and scale fold into the weights.
 
     Raises:
-        ValueError: for another nonlinearity than TopK.
+        ValueError: for another nonlinearity than TopK and GroupMax.
     """
     plain = Plain.of(dictionary).recentered(True)
-    if not isinstance(plain.nonlinearity, TopK):
-        raise ValueError(f"sparsify knows TopK only, not {type(plain.nonlinearity).__name__}")
+    if not isinstance(plain.nonlinearity, TopK | GroupMax):
+        raise ValueError(f"sparsify knows TopK and GroupMax, not {type(plain.nonlinearity).__name__}")
     unit = bool((plain.decoder.norm(dim=-1) - 1).abs().max() < 1e-5)
     tensors = {"encoder.weight": plain.encoder, "encoder.bias": plain.encoder_bias}
     write_safetensors(folder / _WEIGHTS, {**tensors, "W_dec": plain.decoder, "b_dec": plain.decoder_bias})
-    settings = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": unit, "k": plain.nonlinearity.k}
+    settings: dict[str, Any] = {
+        "activation": type(plain.nonlinearity).__name__.lower(),
+        "expansion_factor": 32,
+        "normalize_decoder": unit,
+        "k": plain.nonlinearity.k,
+    }
     settings |= {"num_latents": dictionary.latents, "multi_topk": False, "skip_connection": False, "transcode": False}
     write_json(folder / _CONFIG, {**settings, "d_in": dictionary.width})
