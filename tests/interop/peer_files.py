@@ -107,7 +107,7 @@ def sparsify_outputs(folder: Path, x: Tensor) -> Outputs:
     settings = json.loads((folder / "cfg.json").read_text())
     at = load_file(folder / "sae.safetensors")
     pre = ((x - at["b_dec"]) @ at["encoder.weight"].T + at["encoder.bias"]).relu()
-    groups = pre.chunk(settings["k"], -1) if settings["activation"] == "groupmax" else []
+    groups = pre.chunk(settings["k"], -1) if settings.get("activation") == "groupmax" else []
     z = torch.cat([topk(group, 1) for group in groups], -1) if groups else topk(pre, settings["k"])
     return z, z @ at["W_dec"] + at["b_dec"]
 
