@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import ReLU
-from innerspace.interop.files import Settings, Weights, read_torch, text
+from innerspace.interop.archives import read_torch
+from innerspace.interop.files import Settings, Weights, text
 from innerspace.interop.places import Source, from_hook, home
 from innerspace.interop.plain import Plain
 

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, ReLU, TopK
+from innerspace.interop.archives import read_torch, write_torch
 from innerspace.interop.files import (
     Settings,
     Weights,
     member,
     read_safetensors,
-    read_torch,
     write_json,
     write_safetensors,
-    write_torch,
 )
 from innerspace.interop.places import Source, from_path, home, layer, placed
 from innerspace.interop.plain import Plain, gate, gate_numbers, log_thresholds, thresholds

@@ -5,9 +5,6 @@ A reader names what it wants (``Weights.take``, ``Settings.whole``, …) with it
 """
 
 import json
-import pickle
-import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast, final
@@ -220,70 +217,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def read_torch(path: Path) -> Weights:
-    """The tensors of what ``torch.save`` made of a mapping of tensors; code in it is refused, never run.
-
-    Raises:
-        ValueError: if the file is missing, damaged, compressed, or holds anything but a mapping of dense tensors.
-    """
-    if not path.is_file():
-        raise ValueError(f"no file at {path}")
-    sizes = _stored(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} holds more than tensors, and code in files is not run: {reason}") from None
-    except Exception as error:
-        # a damaged pickle may fail in any of the ways in which its few instructions can
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold a mapping of tensors, it holds a {type(found).__name__}")
-    tensors, seen = dict[str, Tensor](), dict[int, int]()
-    for name, item in cast(dict[Any, Any], found).items():
-        if not isinstance(name, str) or not isinstance(item, Tensor):
-            raise ValueError(f"{path}: {name!r} is a {type(item).__name__}; only tensors are read")
-        tensor = item.detach()
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise ValueError(f"{path}: {name} is no dense tensor in memory")
-        storage = tensor.untyped_storage()
-        # an expanded tensor claims more entries than it stores
-        if tensor.numel() * tensor.element_size() > storage.nbytes():
-            raise ValueError(
-                f"{path}: {name} claims {tensor.numel()} entries, its storage has {storage.nbytes()} bytes"
-            )
-        seen[storage.data_ptr()] = storage.nbytes()
-        tensors[name] = tensor
-    # torch takes a storage's size from the pickle, whatever the archive holds: nothing is touched before this
-    if Counter(size for size in seen.values() if size) - sizes:
-        raise ValueError(f"{path}: its pickle claims storages of other sizes than the archive holds")
-    return Weights(str(path), tensors)
-
-
-def write_torch(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as ``torch.save`` does, for tools that read nothing else."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save({name: item.detach().contiguous().clone() for name, item in tensors.items()}, partial)
-    partial.replace(path)
-
-
 def write_json(path: Path, content: object) -> None:
     """Write readable JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _stored(path: Path) -> Counter[int]:
-    """How large the records of a torch archive are."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no archive as torch.save writes it: {error}") from None
-    for record in records:
-        if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-            raise ValueError(f"{path}: {record.filename} is compressed, which torch.save does not do")
-    if (total := sum(record.file_size for record in records)) > path.stat().st_size:
-        raise ValueError(f"{path} claims to hold {total} bytes in {path.stat().st_size}")
-    return Counter(record.file_size for record in records if "/data/" in record.filename)
