@@ -193,7 +193,7 @@ def report(found: list[Row], versions: dict[str, str]) -> None:
     lines += ["Of vectors, codes are the vectors and outputs the logits of a tiny Llama under them."]
     lines += [f"Not checked: {tool} ({why})." for tool, why in versions.items() if why.startswith("not here")]
     results: list[dict[str, Any]] = [vars(row) for row in found]
-    save("exchange", "Files of other tools", machine(1) | {"versions": versions}, results, lines)
+    save("exchange", "Files of other tools", machine(1) | versions, results, lines)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,17 @@ from torch import Tensor
 from innerspace.interop.files import Weights
 
 _BYTES = {
-    **{"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2},
-    **{"Char": 1, "Byte": 1, "Bool": 1, "Untyped": 1},
+    "Double": 8,
+    "Long": 8,
+    "Float": 4,
+    "Int": 4,
+    "Half": 2,
+    "BFloat16": 2,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+    "Untyped": 1,
 }
 """The bytes of an entry, by the names of storages."""
 
@@ -31,9 +40,10 @@ def read_torch(path: Path) -> Weights:
     """
     if not path.is_file():
         raise ValueError(f"no file at {path}")
-    _check_claims(path, _records(path))
+    records = _records(path)
+    _check_claims(path, records)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        found = torch.load(_rewritten(records), map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} holds more than tensors, and code in files is not run: {reason}") from None
@@ -64,39 +74,45 @@ def write_torch(path: Path, tensors: Mapping[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def _records(path: Path) -> list[zipfile.ZipInfo]:
-    """The records of an archive, each once and as long as it says."""
+def _records(path: Path) -> dict[str, bytes]:
+    """The records of an archive, by their names below its root; they are stored, and their checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            listed = archive.infolist()
+            for record in listed:
+                if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+                    raise ValueError(f"{record.filename} is compressed, which torch.save does not do")
+            if (total := sum(record.file_size for record in listed)) > path.stat().st_size:
+                raise ValueError(f"it claims to hold {total} bytes in {path.stat().st_size}")
+            found = {record.filename.partition("/")[2]: archive.read(record) for record in listed}
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"{path} is no archive as torch.save writes it: {error}") from None
-    for record in records:
-        if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-            raise ValueError(f"{path}: {record.filename} is compressed, which torch.save does not do")
-    if (total := sum(record.file_size for record in records)) > path.stat().st_size:
-        raise ValueError(f"{path} claims to hold {total} bytes in {path.stat().st_size}")
-    if len({record.filename for record in records}) < len(records):
-        raise ValueError(f"{path} holds two records of one name")
-    return records
+    if len(found) < len(listed) or "data.pkl" not in found:
+        raise ValueError(f"{path} is no archive as torch.save writes it: {', '.join(sorted(found))}")
+    return found
 
 
-def _check_claims(path: Path, records: list[zipfile.ZipInfo]) -> None:
+def _rewritten(records: Mapping[str, bytes]) -> io.BytesIO:
+    """An archive of the same records: torch's reader and this one may take a damaged list of them differently."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in records.items():
+            if name in ("data.pkl", "byteorder", "version") or name.startswith("data/"):
+                archive.writestr(f"archive/{name}", content)
+    stream.seek(0)
+    return stream
+
+
+def _check_claims(path: Path, records: Mapping[str, bytes]) -> None:
     """Refuse a pickle that claims storages of other sizes than the archive holds."""
-    sizes = {record.filename: record.file_size for record in records}
-    found = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise ValueError(f"{path} is no archive as torch.save writes it: it has {len(found)} records data.pkl")
-    root = found[0].removesuffix("data.pkl")
+    claims = _Claims(records["data.pkl"])
     try:
-        with zipfile.ZipFile(path) as archive:
-            claims = _Claims(archive.read(found[0]))
         claims.load()
     except Exception as error:
         # as above: the ways in which a damaged pickle fails have no end
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     for key, size in claims.storages:
-        if sizes.get(f"{root}data/{key}") != size:
+        if f"data/{key}" not in records or len(records[f"data/{key}"]) != size:
             raise ValueError(f"{path}: its pickle claims storages of other sizes than the archive holds")
 
 
