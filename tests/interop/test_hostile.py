@@ -208,6 +208,8 @@ def test_settings_that_are_none_are_refused(content: bytes, named: str, tmp_path
         ("saes: !!python/object/apply:os.system ['touch {marker}']", "no YAML of plain settings"),
         ("saes: {sae_positions: [1, 2]}", "should be names of hooks"),
         ("[" * 5000, "no YAML of plain settings"),
+        ("lr: !!bool x", "no YAML of plain settings"),
+        ("lr: !!timestamp x", "no YAML of plain settings"),
         ("3", "should be a mapping, it is a int"),
     ],
 )

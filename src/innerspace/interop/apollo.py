@@ -16,6 +16,12 @@ from innerspace.interop.files import Settings, Weights, text
 from innerspace.interop.places import Source, from_hook, home
 from innerspace.interop.plain import Plain
 
+_DOTS = 2
+"""How many dots a hook of theirs has: blocks-6-hook_resid_pre."""
+
+_LONGEST, _DEEPEST = 2**16, 20
+"""The bytes of settings in YAML, and how deep they are nested."""
+
 
 def read(path: Path, *, position: str = "", network: str = "") -> Dictionary:
     """The dictionary in a ``.pt``, ready for use; ``position`` is its hook's name, needed where there are several.
@@ -59,13 +65,6 @@ def source(path: Path) -> list[Source]:
     return [Source(model, from_hook(name)) for name in cast(list[str], named)]
 
 
-_DOTS = 2
-"""How many dots a hook of theirs has: blocks-6-hook_resid_pre."""
-
-_LONGEST, _DEEPEST = 2**16, 20
-"""The bytes of settings in YAML, and how deep they are nested."""
-
-
 def _prefix(position: str) -> str:
     return position.replace(".", "-") + "."
 
@@ -100,5 +99,6 @@ def _yaml(path: Path) -> object:
             if depth > _DEEPEST:
                 raise ValueError(f"{path} is no YAML of plain settings: it is nested more than {_DEEPEST} times")
         return yaml.safe_load(content)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML of plain settings: {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, RecursionError, KeyError, AttributeError, TypeError) as error:
+        # a tag may claim a kind that its value is not
+        raise ValueError(f"{path} is no YAML of plain settings: {repr(error)[:200]}") from None

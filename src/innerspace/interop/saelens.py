@@ -66,11 +66,8 @@ def read(folder: Path, *, network: str = "", input_factor: float | None = None) 
 
     _drop_unit_scaling(weights)
     architecture = _architecture(settings)
-    encoder, decoder, decoder_bias = (
-        take("W_enc", width, latents).T.contiguous(),
-        take("W_dec", latents, width),
-        take("b_dec", width),
-    )
+    encoder, decoder = take("W_enc", width, latents).T.contiguous(), take("W_dec", latents, width)
+    decoder_bias = take("b_dec", width)
     nonlinearity, numbers = ReLU(), dict[str, Tensor]()
     if architecture == "gated":
         r_mag, b_gate, b_mag = (take(name, latents) for name in ("r_mag", "b_gate", "b_mag"))
