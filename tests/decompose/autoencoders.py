@@ -14,7 +14,7 @@ from innerspace.decompose.mixer import Mixer, Mixing
 from innerspace.decompose.nonlinearities import BatchTopK, Nonlinearity
 from innerspace.decompose.sequence import SequenceAutoencoder, Sequencewise
 
-TOKENS, WIDTH, LATENTS, SCALE = 4, 6, 11, 2.5
+TOKENS, WIDTH, LATENTS, SCALE = 4, 6, 12, 2.5
 MIXING = Mixing(blocks=2, token_hidden=3, channel_hidden=5)
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from innerspace.decompose.base import AnyCode
 from innerspace.decompose.dictionary import Dictionary, Form
-from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from innerspace.decompose.nonlinearities import BatchTopK, Gated, GroupMax, JumpReLU, Nonlinearity, ReLU, TopK
 from innerspace.decompose.sparse import Sparse
 from innerspace.learn.trials import Trial
 
 WIDTH, LATENTS, SCALE = 6, 20, 2.5
 # the kernel of JumpReLU is so wide that it reaches below zero
-NONLINEARITIES = [ReLU(), JumpReLU(bandwidth=0.6, threshold=0.2), Gated(), TopK(3), BatchTopK(2)]
+NONLINEARITIES = [ReLU(), JumpReLU(bandwidth=0.6, threshold=0.2), Gated(), TopK(3), GroupMax(4), BatchTopK(2)]
 FORMS = [
     dataclasses.replace(beginning, decoder=decoder, pre_bias=pre_bias)
     for decoder, pre_bias, beginning in itertools.product(
@@ -91,6 +91,11 @@ def plain(what: Dictionary, x: Tensor) -> Plain:
             entries = pre.clamp(min=0)
         case TopK(k):
             bound = pre.detach().sort(-1, descending=True).values[:, k - 1 : k]
+            z = pre.clamp(min=0) * (pre >= bound)
+            entries = 0 * pre
+        case GroupMax(k):
+            groups = pre.detach().chunk(k, -1)
+            bound = torch.cat([group.amax(-1, keepdim=True).expand_as(group) for group in groups], -1)
             z = pre.clamp(min=0) * (pre >= bound)
             entries = 0 * pre
         case BatchTopK(k):

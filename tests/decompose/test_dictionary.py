@@ -10,10 +10,10 @@ from torch import Tensor
 
 from innerspace.checkpoint import save_state
 from innerspace.decompose.dictionary import Dictionary, moments
-from innerspace.decompose.nonlinearities import Activated, JumpReLU, Nonlinearity, Numbers, ReLU, TopK
+from innerspace.decompose.nonlinearities import Activated, GroupMax, JumpReLU, Nonlinearity, Numbers, ReLU, TopK
 
 WIDTH, LATENTS = 6, 16
-NONLINEARITIES = [ReLU(), JumpReLU(bandwidth=0.3, threshold=0.2), TopK(k=3)]
+NONLINEARITIES = [ReLU(), JumpReLU(bandwidth=0.3, threshold=0.2), TopK(k=3), GroupMax(k=4)]
 
 
 @pytest.fixture(params=NONLINEARITIES, ids=lambda item: type(item).__name__)
@@ -58,6 +58,9 @@ def test_encode_is_the_stated_formula(dictionary: Dictionary) -> None:
         case TopK(k):
             expected = positive * (positive >= positive.sort(-1, descending=True).values[:, k - 1 : k])
             cost = torch.zeros(len(x), dtype=torch.float64)
+        case GroupMax(k):
+            groups = [group * (group >= group.amax(-1, keepdim=True)) for group in positive.chunk(k, -1)]
+            expected, cost = torch.cat(groups, -1), torch.zeros(len(x), dtype=torch.float64)
         case JumpReLU():
             expected = positive * (pre > 0.2)
             cost = (expected > 0).sum(-1).double()
@@ -227,6 +230,8 @@ def test_bad_input_is_named() -> None:
         Dictionary(WIDTH, LATENTS, TopK(k=17))
     with pytest.raises(ValueError, match="at least 1, it is 0"):
         TopK(k=0)
+    with pytest.raises(ValueError, match="16 latents cannot be divided into 5 equally large groups"):
+        Dictionary(WIDTH, LATENTS, GroupMax(k=5))
     with pytest.raises(ValueError, match="bandwidth should be positive, it is 0"):
         JumpReLU(bandwidth=0.0)
     with pytest.raises(ValueError, match="scale should be positive, it is 0"):

@@ -1,4 +1,4 @@
-"""What makes a code sparse, and what its sparsity costs: ReLU, JumpReLU, Gated, TopK, BatchTopK.
+"""What makes a code sparse, and what its sparsity costs: ReLU, JumpReLU, Gated, TopK, GroupMax, BatchTopK.
 
 A nonlinearity is one frozen class: its settings are its fields; its learned numbers, if any, live in the dictionary
 that uses it and are handed back at every call. A new one is a new class here, and nothing else changes.
@@ -171,6 +171,44 @@ class TopK(Nonlinearity):
 
 
 @dataclass(frozen=True)
+class GroupMax(Nonlinearity):
+    """z keeps of each of ``k`` equally large groups of neighboring latents the largest positive one, at no cost."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _check_k(self)
+
+    @property
+    def always_few(self) -> bool:
+        """True."""
+        return True
+
+    def parameters(self, latents: int) -> dict[str, Float[Tensor, "{latents}"]]:
+        """None; checks that the groups are equally large."""
+        if latents % self.k:
+            raise ValueError(f"GroupMax: {latents} latents cannot be divided into {self.k} equally large groups")
+        return {}
+
+    def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
+        """The largest of each group, positive or not."""
+        best = [_largest_of_groups(tile, self.k) for tile in tiles()]
+        pre = torch.cat([values for values, _ in best])
+        offsets = torch.arange(0, pre.numel() + 1, self.k, device=pre.device)
+        return Support(pre.flatten(), torch.cat([latent for _, latent in best]).flatten(), offsets)
+
+    def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
+        """The positive part."""
+        return Activated(pre.relu(), torch.zeros_like(pre))
+
+    def __call__(self, pre: Float[Tensor, "rows k"], numbers: Numbers, *, training: bool) -> Activated:  # noqa: ARG002
+        """The code, and zeros."""
+        values, index = _largest_of_groups(pre, self.k)
+        z = torch.zeros_like(pre).scatter_(-1, index, values.relu())
+        return Activated(z, torch.zeros_like(pre))
+
+
+@dataclass(frozen=True)
 class BatchTopK(Nonlinearity):
     """z keeps the k · rows largest positive pre-activations of a batch, at no cost. Bussmann et al. 2024, 2412.06410.
 
@@ -291,6 +329,12 @@ def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
+def _largest_of_groups(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+    """The largest entry of each of ``k`` groups of neighbors, and where it stands."""
+    values, index = pre.unflatten(-1, (k, -1)).max(-1)
+    return values, index + torch.arange(0, pre.shape[1], pre.shape[1] // k, device=pre.device)
+
+
 def _largest(found: Support, count: int) -> Support:
     """The ``count`` largest entries, in the order in which they stood."""
     if len(found.pre) <= count:
@@ -300,7 +344,7 @@ def _largest(found: Support, count: int) -> Support:
     return Support(found.pre[keep], found.latent[keep], offsets)
 
 
-def _check_k(what: TopK | BatchTopK) -> None:
+def _check_k(what: TopK | GroupMax | BatchTopK) -> None:
     if what.k < 1:
         raise ValueError(f"{type(what).__name__}: k should be at least 1, it is {what.k}")
 

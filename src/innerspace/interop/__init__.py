@@ -1,0 +1,1 @@
+"""Other tools' files, in and out: dictionaries, control vectors, pages of features."""
