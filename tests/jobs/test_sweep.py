@@ -136,8 +136,14 @@ def test_rows_average_over_seeds_and_conclusions_prefer_clean_vectors() -> None:
     }
     own, baseline = (ForecastScores(error, error, 0.5, error, 100) for error in (1.0, 6.0))
     scores = {"F": {"F": own, "constant velocity": baseline}}
-    found = conclusions(cells, scores, 3)
+    reach = {"speed": 60.0}
+    found = conclusions(cells, scores, 3, reach)
     assert "the most linear vector is mean difference at a" in found["remarks"][0]
     assert found["headlines"][0]["value"] == "1.00 m"
-    found = conclusions([one for one in cells if one.method == "lda"], scores, 3)
+    found = conclusions([one for one in cells if one.method == "lda"], scores, 3, reach)
     assert "none at this forecaster stays below a fifth" in found["remarks"][0]
+    # what hardly moves anything is no candidate, however linear
+    small = [replace(cell("lda", seed, 0.9999), span=(-1.0, 1.0)) for seed in range(3)]
+    found = conclusions([*cells, *small], scores, 3, {"speed": 60.0})
+    assert "the most linear vector is mean difference" in found["remarks"][0]
+    assert conclusions(small, scores, 3, reach)["remarks"][0] == "F, speed: no vector reaches ±30 %."

@@ -63,6 +63,11 @@ class Steering(Value):
                 f"steering: at least 2 randoms and 10 samples are needed, given {self.randoms}, {self.samples}"
             )
 
+    @property
+    def reaches(self) -> dict[str, float]:
+        """How far the forecasts should change, by feature, in the unit of its measure."""
+        return {"speed": self.reach, "acceleration": self.push, "direction": self.turn}
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -109,8 +114,7 @@ class Bench:
 
     def temperatures(self, fitted: Fitted, pilot: "Bench") -> Float[Tensor, "t"]:
         """Evenly spaced temperatures around 0, as far as the pilot's samples need to change as the settings ask."""
-        settings, half = self.settings, self.settings.points // 2
-        reach = {"speed": settings.reach, "acceleration": settings.push, "direction": settings.turn}
+        reach, half = self.settings.reaches, self.settings.points // 2
         coarse = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0])
         end = 1.0
         if fitted.feature.name in reach:

@@ -127,7 +127,7 @@ class Sweep(Job):
             ),
             "sweep": overview(cells),
             "sparsity": linearity_by_sparsity(cells),
-            **conclusions(cells, scores, self.seeds),
+            **conclusions(cells, scores, self.seeds, self.steering.reaches),
             "notes": {
                 "sweep": f"{samples} agents of the test split, to which nothing was fitted; intervals over "
                 f"{self.seeds} seeds: scenes drawn anew with replacement, autoencoders trained anew. Each forecaster "

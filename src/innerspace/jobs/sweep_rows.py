@@ -137,9 +137,16 @@ def linearity_by_sparsity(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def conclusions(
-    cells: Sequence[Cell], scores: Mapping[str, Mapping[str, ForecastScores]], seeds: int
+    cells: Sequence[Cell],
+    scores: Mapping[str, Mapping[str, ForecastScores]],
+    seeds: int,
+    reach: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The headline figures and the sentences with which the page begins."""
+    """The headline figures and the sentences with which the page begins.
+
+    A vector that hardly moves anything is easily linear: the best is sought among those that change their feature by
+    half of ``reach`` or more on both sides, and there among those whose side effects stay below a fifth.
+    """
     headlines, remarks = list[dict[str, str]](), list[str]()
     for name, found in scores.items():
         own, baseline = next(iter(found.values())), found["constant velocity"]
@@ -154,6 +161,12 @@ def conclusions(
     for name in scores:
         for feature in dict.fromkeys(cell.feature for cell in cells):
             mine = [row for row in rows if row["forecaster"] == name and row["feature"] == feature]
+            mine = [row for row in mine if -row["span"][0] >= reach[feature] / 2 <= row["span"][1]]
+            if not mine:
+                remarks.append(
+                    f"{name}, {feature}: no vector reaches ±{reach[feature] / 2:g} {MEASURES[feature].unit}."
+                )
+                continue
             clean = [row for row in mine if row["side"]["mean"] <= 1 / 5] or mine
             best = max(clean, key=lambda row: row["r2"]["mean"])
             way = best["method"].replace("_", " ") + (f", {best['latents']} latents" if best["latents"] else "")

@@ -26,8 +26,8 @@ from innerspace.harvest.shuffled import Shuffled, check_same
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Matches, Metric, Neighborhood, nearest
 from innerspace.learn.objectives import Term
-from innerspace.learn.parallel import Share, running
 from innerspace.learn.trials import Occasion, Trial, Trials
+from innerspace.parallel import Share, running
 
 Weighting = Literal["linear-equal", "linear-dim", "log-dim"]
 

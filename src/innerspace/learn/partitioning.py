@@ -18,8 +18,8 @@ from innerspace.learn.fit import Callback, FitConfig, Record, Student, fit_toget
 from innerspace.learn.merge_rules import Calibrated, MergeRule, PublishedThreshold
 from innerspace.learn.merging import Merging, Sampling
 from innerspace.learn.neighbor_distance import NeighborDistance, neighborhoods, stored_neighborhoods
-from innerspace.learn.parallel import Share
 from innerspace.learn.trials import Trials
+from innerspace.parallel import Share
 from innerspace.value import Value
 
 
