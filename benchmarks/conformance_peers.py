@@ -144,6 +144,18 @@ class Pyvene:
         return ids
 
 
+def control_model() -> Any:
+    """What repeng wraps networks in."""
+    import numpy
+
+    if "float_" not in vars(numpy):
+        # repeng 0.4 cannot be imported otherwise: it names what NumPy 2 has removed
+        numpy.float_ = numpy.float64  # type: ignore[attr-defined]
+    from repeng import ControlModel
+
+    return ControlModel
+
+
 class Repeng:
     """Vectors set on blocks that stand in the places of others; reset and unwrapped after every pass."""
 
@@ -151,12 +163,6 @@ class Repeng:
     package = "repeng"
 
     def _under(self, ground: Ground, steps: Sequence[Step], stack: ExitStack) -> Any:
-        import numpy
-
-        if "float_" not in vars(numpy):
-            numpy.float_ = numpy.float64  # type: ignore[attr-defined] repeng 0.4 names what NumPy 2 has removed
-        from repeng import ControlModel
-
         if any(isinstance(step, Read) for step in steps):
             raise Inexpressible("it reads no hidden states, but for those of its own fit")
         if any(isinstance(step, Add) and step.first for step in steps):
@@ -169,12 +175,10 @@ class Repeng:
         scales = {step.factor for step in steps if isinstance(step, Scale)}
         if scales:
             raise Inexpressible("blocks share one operator")
-        model = ControlModel(cast(Any, ground.module), numbers)
+        model = control_model()(cast(Any, ground.module), numbers)
         stack.callback(model.unwrap)
         stack.callback(model.reset)
-        model.set_raw_control(
-            {number(step.site): step.amount * step.vector for step in steps if isinstance(step, Add)}
-        )
+        model.set_raw_control({number(step.site): step.amount * step.vector for step in steps if isinstance(step, Add)})
         return model
 
     def run(self, ground: Ground, inputs: Inputs, steps: Sequence[Step]) -> Seen:

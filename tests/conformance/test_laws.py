@@ -96,7 +96,10 @@ def frozen_for_good(ground: Ground, inputs: Inputs, steps: Sequence[Step]) -> Se
 
 
 FAULTS = {
-    first_row_only: {"A steer reaches every row and every token", "Rows of unequal length get what each would get alone"},
+    first_row_only: {
+        "A steer reaches every row and every token",
+        "Rows of unequal length get what each would get alone",
+    },
     stays_on: {"After a pass the network's own pass is as before"},
     reads_first: {"What is read after a write is what was written"},
     turned_round: {"Two interventions at one site compose in their order"},

@@ -53,8 +53,10 @@ def gpt2_ground(layers: int = 4, seed: int = 0) -> Ground:
     """
     import transformers
 
-    sizes = {"vocab_size": 101, "n_embd": 64, "n_layer": layers, "n_head": 4, "n_positions": 64}
-    config: Any = transformers.GPT2Config(**sizes, initializer_range=0.15, pad_token_id=0)
+    sizes: dict[str, Any] = {"vocab_size": 101, "n_embd": 64, "n_layer": layers, "n_head": 4, "n_positions": 64}
+    config: Any = transformers.GPT2Config(
+        **sizes, initializer_range=0.15, bos_token_id=None, eos_token_id=None, pad_token_id=0
+    )
     config._attn_implementation = "eager"
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -1,4 +1,8 @@
-"""The laws of reading and writing hidden states, each asked of a library on a network; a page says what came out."""
+"""The laws of reading and writing hidden states, each asked of a library on a network; a page says what came out.
+
+A law starts from a fresh network. Passes are compared with forward hooks that are registered for one pass; where a law
+says *bit for bit* that is meant, elsewhere up to 1e-4 may come of another order of operations.
+"""
 
 import traceback
 import warnings
@@ -61,7 +65,7 @@ def _verdict(law: Law, subject: Subject, ground: Ground) -> Verdict:
         return Verdict(law.sentence, "cannot be expressed", str(why))
     except Broken as how:
         return Verdict(law.sentence, "fails", str(how))
-    except Exception as error:  # noqa: BLE001 whatever a library raises is its answer
+    except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         told = " ".join(str(error).split())[:160]
         return Verdict(law.sentence, "fails", f"{type(error).__name__} in {place.name}: {told}")
@@ -124,7 +128,7 @@ def _gone_after_an_exception(subject: Subject, ground: Ground) -> str:
             subject.run(ground, ground.inputs, [Add(ground.sites[0], wide)])
         except Inexpressible:
             raise
-        except Exception:  # noqa: BLE001 that it is refused is what is asked, not as what
+        except Exception:
             _same_bits(ground.forward(ground.inputs), before, "the network's own pass after the exception")
             return ""
     raise Broken("a vector that is one number too long was taken without a word")
@@ -148,7 +152,7 @@ def _unvisited(subject: Subject, ground: Ground) -> str:
             subject.run(ground, ground.inputs, [Add(ground.unused, _direction(ground))])
         except Inexpressible:
             raise
-        except Exception as error:  # noqa: BLE001 any word is a word
+        except Exception as error:
             return f"raises {type(error).__name__}"
     if told:
         return f"warns: {str(told[0].message)[:80]}"
@@ -271,6 +275,9 @@ def _continued(ground: Ground, ids: Tensor, steps: Sequence[Step], tokens: int) 
     return ids
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
 def _condition(module: nn.Module) -> dict[str, object]:
     """What a library may leave changed, by name."""
     parts = dict(module.named_modules())
@@ -279,7 +286,7 @@ def _condition(module: nn.Module) -> dict[str, object]:
         "the modules' names": list(parts),
         "training mode": [part.training for part in parts.values()],
         "which parameters want gradients": [parameter.requires_grad for parameter in module.parameters()],
-        "the number of hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts.values()),
+        "the number of hooks": sum(len(vars(part)[kind]) for part in parts.values() for kind in _HOOKS),
         "modules whose forward is replaced": sum("forward" in vars(part) for part in parts.values()),
     }
 

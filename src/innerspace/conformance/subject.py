@@ -30,7 +30,7 @@ class Read:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """Add ``amount`` · ``vector`` to the hidden state: from token ``first`` of the sequence on, and to padding or not."""
+    """Add ``amount`` · ``vector`` to the hidden state, from token ``first`` of the sequence on; to padding or not."""
 
     site: str
     vector: Float[Tensor, "d"]
