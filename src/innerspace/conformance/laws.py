@@ -123,6 +123,8 @@ def _gone(subject: Subject, ground: Ground) -> str:
 def _gone_after_an_exception(subject: Subject, ground: Ground) -> str:
     wide = torch.ones(ground.width + 1)
     with torch.no_grad():
+        # a library that refuses everything would hold otherwise
+        subject.run(ground, ground.inputs, [Add(ground.sites[0], _direction(ground))])
         before = ground.forward(ground.inputs)
         try:
             subject.run(ground, ground.inputs, [Add(ground.sites[0], wide)])
@@ -147,6 +149,8 @@ def _left_as_it_was(subject: Subject, ground: Ground) -> str:
 
 def _unvisited(subject: Subject, ground: Ground) -> str:
     with torch.no_grad(), warnings.catch_warnings(record=True) as told:
+        subject.run(ground, ground.inputs, [Add(ground.sites[0], _direction(ground))])
+        told.clear()
         warnings.simplefilter("always")
         try:
             subject.run(ground, ground.inputs, [Add(ground.unused, _direction(ground))])
