@@ -134,8 +134,8 @@ COSTS = """## What it adds to a pass
 
 Microseconds of the thread's own time beyond a plain pass (median; every round runs all ways in another order): reading
 the outputs of all four blocks, and adding a vector to one. In each row all were timed in one process; what is wrapped
-once is wrapped beforehand. The machine was loaded: the same way differs by 100 µs and more from row to row, and some come out below
-zero. Only the libraries' order of magnitude can be read from this table; the blocks below it are measured better.
+once is wrapped beforehand. The machine was loaded: the same way differs by 100 µs and more from row to row, and some
+come out below zero. Only an order of magnitude can be read from this table; the blocks below it are measured better.
 """
 
 BARE = """On four blocks that do nothing, where only hooks take time: raw hooks read all for {raw_read:.1f} µs and
