@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import innerspace
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "innerspace"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -61,14 +63,32 @@ def test_packages_hold_a_docstring_only() -> None:
 
 
 def test_the_root_re_exports_and_does_nothing_else() -> None:
-    docstring, *imports, names = ast.parse((SOURCE / "__init__.py").read_text()).body
-    assert isinstance(docstring, ast.Expr)
-    assert isinstance(names, ast.Assign)
-    imported = list[str]()
-    for entry in imports:
-        assert isinstance(entry, ast.ImportFrom)
-        imported += [alias.asname or alias.name for alias in entry.names]
-    assert sorted(imported) == sorted(ast.literal_eval(names.value))
+    body = ast.parse((SOURCE / "__init__.py").read_text()).body
+    imports = [entry for entry in body if isinstance(entry, ast.ImportFrom)]
+    (later,) = [entry for entry in body if isinstance(entry, ast.If)]
+    assert ast.unparse(later.test) == "TYPE_CHECKING"
+    told = [entry for entry in later.body if isinstance(entry, ast.ImportFrom)]
+    values = {
+        ast.unparse(entry.targets[0]): ast.literal_eval(entry.value) for entry in body if isinstance(entry, ast.Assign)
+    }
+    assert set(values) == {"_LATER", "__all__"}
+    assert [entry.name for entry in body if isinstance(entry, ast.FunctionDef)] == ["__getattr__", "__dir__"]
+    assert len(body) == 1 + len(imports) + 1 + 2 + 2
+    own = [entry for entry in imports if str(entry.module).startswith("innerspace")]
+    imported = [alias.name for entry in (*own, *told) for alias in entry.names]
+    assert sorted(imported) == values["__all__"]
+    assert {a.name: f"innerspace.{values['_LATER'][a.name]}" for entry in told for a in entry.names} == {
+        a.name: entry.module for entry in told for a in entry.names
+    }
+    assert {a.name for entry in told for a in entry.names} == set(values["_LATER"])
+
+
+def test_every_name_of_the_root_is_there() -> None:
+    for name in innerspace.__all__:
+        assert getattr(innerspace, name).__name__ == name
+    assert dir(innerspace) == innerspace.__all__
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = innerspace.Nothing
 
 
 def test_nothing_is_imported_from_a_package_that_does_not_define_it() -> None:
@@ -82,10 +102,26 @@ def test_nothing_is_imported_from_a_package_that_does_not_define_it() -> None:
                 assert found, f"{path}: {alias.name} should be imported from the module that defines it"
 
 
+HEAVY = ("pyarrow", "jinja2", "tyro", "rich", "transformers", "datasets", "scipy", "umap", "google.protobuf", "h5py",
+         "sklearn", "pandas", "matplotlib", "innerspace.motion", "innerspace.report", "innerspace.jobs",
+         "innerspace.language", "innerspace.learn", "innerspace.measure", "innerspace.harvest")  # fmt: skip
+"""What must not come with the root: it costs time, or an extra that may be missing."""
+
+
+def loaded(code: str) -> list[str]:
+    """Which of the heavy modules a fresh interpreter has after some code."""
+    code = f"import sys\n{code}\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
 def test_the_root_is_light() -> None:
-    heavy = ("pyarrow", "jinja2", "tyro", "rich", "innerspace.motion", "innerspace.report", "innerspace.jobs")
-    code = f"import sys, innerspace; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert loaded("import innerspace") == []
+    # that the test can fail
+    assert loaded("import innerspace; innerspace.gather") == ["innerspace.harvest"]
+
+
+def test_a_view_needs_no_extra() -> None:
+    assert {name for name in loaded("import innerspace; innerspace.view") if not name.startswith("innerspace")} == set()
 
 
 def spans(path: Path) -> Iterator[str]:

@@ -127,7 +127,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other.* no snapshot written by innerspace"):
         load(path)
     save_state(path, {"kind": "Pickle", "weights": {}})
-    with pytest.raises(ValueError, match=r"holds none of Dictionary, Convolutional, .*Koopman but Pickle"):
+    with pytest.raises(ValueError, match=r"holds none of Dictionary, .*Koopman, Directions, Subspaces but Pickle"):
         load(path)
     Dictionary(WIDTH, LATENTS, ReLU()).save(path)
     with pytest.raises(ValueError, match="holds no convolutional but Dictionary"):

@@ -101,23 +101,28 @@ class Autoencoder(Decomposition, ABC):
         """
         check_place(self.width, self.home, Home(model, site), width)
 
-    def save(self, path: Path) -> None:
+    def extra_repr(self) -> str:
+        """How many latents of what width, and where they belong."""
+        home = "" if self.home is None else f", of {self.home.site!r}"
+        return f"{self.latents} latents of width {self.width}{home}"
+
+    def save(self, path: Path | str) -> None:
         """Write everything as safetensors, with the settings as JSON in the metadata.
 
         Raises:
             ValueError: if decoder rows that should have unit norm have lost it.
         """
         self._check_complete()
-        save_state(path, {"kind": type(self).__name__, "settings": self.settings, "weights": self.state_dict()})
+        save_state(Path(path), {"kind": type(self).__name__, "settings": self.settings, "weights": self.state_dict()})
 
     @classmethod
-    def load(cls: type[A], path: Path) -> A:
+    def load(cls: type[A], path: Path | str) -> A:
         """Read what ``save`` wrote, ready for use (in evaluation mode).
 
         Raises:
             ValueError: if the file is missing, damaged or holds something else, naming it.
         """
-        state = load_state(path)
+        state = load_state(Path(path))
         if state.get("kind") != cls.__name__:
             raise ValueError(f"{path} holds no {cls.__name__.lower()} but {state.get('kind') or ', '.join(state)}")
         return cls.restored(state)
@@ -176,6 +181,12 @@ class SparseAutoencoder(Autoencoder, ABC):
             self.register_buffer(name, first)
         self.register_buffer("silent", torch.zeros(latents, dtype=torch.int64))
         self.register_buffer("density", torch.tensor(1.0))
+
+    def extra_repr(self) -> str:
+        """The same, with the nonlinearity and, once they were counted, how many latents were on in the last rows."""
+        named = f"{super().extra_repr()}, {type(self.nonlinearity).__name__}"
+        longest = int(self.silent.max())
+        return f"{named}, longest silent for {longest} rows" if longest else named
 
     @property
     def running(self) -> list[Tensor]:

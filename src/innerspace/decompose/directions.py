@@ -222,8 +222,9 @@ class Directions(Decomposition):
 
     __rmul__ = __mul__
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write a safetensors file that holds everything, and beside it its origins and lengths as JSON to read."""
+        path = Path(path)
         origins = [origin.to_json() for origin in self.origins]
         save_state(path, {"format": _FORMAT, "raw": self.raw, "gap": self.gap, "origins": origins})
         lengths = zip(origins, self.norm.tolist(), self.gap.tolist(), strict=True)
@@ -232,19 +233,20 @@ class Directions(Decomposition):
         path.with_suffix(".json").write_text(json.dumps(twin, indent=2) + "\n")
 
     @staticmethod
-    def load(path: Path, expect_width: int | None = None) -> "Directions":
-        """Read what ``save`` wrote.
+    def load(path: Path | str, expect_width: int | None = None) -> "Directions":
+        """Read what ``save`` wrote, ready for use (in evaluation mode).
 
         Raises:
             ValueError: for a file that is missing, damaged, not ours, or made for another width.
         """
-        state = load_state(path)
+        state = load_state(Path(path))
         if state.get("format") != _FORMAT:
             raise ValueError(f"{path} holds {state.get('format', 'another snapshot')!r}, not {_FORMAT!r}")
         raw = cast(Tensor, state["raw"])
         if expect_width not in (None, raw.shape[1]):
             raise ValueError(f"{path} holds directions of width {raw.shape[1]}, the hidden state has {expect_width}")
-        return Directions(raw, state["gap"], [Origin.from_json(item) for item in cast(list[Any], state["origins"])])
+        origins = [Origin.from_json(item) for item in cast(list[Any], state["origins"])]
+        return Directions(raw, state["gap"], origins).eval()
 
 
 def _stepping(rows: Float[Tensor, "k d"], origins: Sequence[Origin]) -> Directions:

@@ -214,8 +214,9 @@ class Subspaces(Decomposition):
         """The width and the sizes of the parts."""
         return f"{self.width} = {' + '.join(map(str, self.sizes))}"
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write a safetensors file that holds everything, and beside it the partition as JSON to read."""
+        path = Path(path)
         settled = nearest_rotation(self.rotation.detach())
         home = None if self.home is None else self.home.to_json()
         about = {"format": _FORMAT, "width": self.width, "sizes": list(self.sizes), "home": home}
@@ -223,13 +224,13 @@ class Subspaces(Decomposition):
         path.with_suffix(".json").write_text(json.dumps({**about, "tensors": path.name}, indent=2) + "\n")
 
     @staticmethod
-    def load(path: Path) -> "Subspaces":
+    def load(path: Path | str) -> "Subspaces":
         """Read what ``save`` wrote, ready for use (in evaluation mode).
 
         Raises:
             ValueError: for a file that is missing, damaged or not ours.
         """
-        state = load_state(path)
+        state = load_state(Path(path))
         if state.get("format") != _FORMAT:
             raise ValueError(f"{path} holds {state.get('format', 'another snapshot')!r}, not {_FORMAT!r}")
         home = None if state["home"] is None else Home.from_json(state["home"])

@@ -16,7 +16,7 @@ from innerspace.decompose.directions import Directions, Origin
 from innerspace.decompose.koopman import Koopman
 from innerspace.decompose.mixer import Mixer, Mixing
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
-from innerspace.decompose.saved import load
+from innerspace.decompose.saved import load_autoencoder
 from innerspace.decompose.sequence import SequenceAutoencoder, Sequencewise
 from innerspace.harvest.sequences import Sequences
 from innerspace.interventions import At, Fix, Splice
@@ -131,7 +131,7 @@ class Dictionaries(Value):
         """
         path = self.place(folder, kind, seed)
         if path.is_file():
-            return load(path)
+            return load_autoencoder(path)
         if kind in SEQUENTIAL and whole is None:
             raise ValueError(f"a dictionary of kind {kind!r} learns from whole sequences, and only rows are given")
         what = self.fresh(rows, kind, seed, whole)

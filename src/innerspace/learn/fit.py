@@ -130,7 +130,7 @@ class Student:
         return (begun[-1].objective, self.rate * begun[-1].rate) if begun else (self.objective, self.rate)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Loop:
     """Where a fit stands; what callbacks see and may change.
 
@@ -144,6 +144,10 @@ class Loop:
     step: int = 0
     history: list[Record] = field(default_factory=list[Record])
     finished: bool = False
+
+    def __repr__(self) -> str:
+        names = ", ".join(student.name or type(student.what).__name__ for student in self.students)
+        return f"Loop({names}, step {self.step} of {self.config.steps}, {len(self.history)} records)"
 
     def __post_init__(self) -> None:
         names = [student.name for student in self.students]
@@ -195,6 +199,10 @@ class Fit(NamedTuple):
     what: Decomposition
     history: list[Record]
     seconds: float
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(self.history))
+        return f"Fit({type(self.what).__name__}, {self.seconds:.1f} s, {len(self.history)} records; last: {last})"
 
 
 def fit(
@@ -317,3 +325,9 @@ def _judgement(loop: Loop, student: Student, objective: Objective, terms: Tensor
         cause = "try a smaller rate or clip" if finite else "the hidden states themselves are not finite"
         raise Diverged(f"the loss{whose} is not finite at step {loop.step}: {columns}; {cause}")
     return {"loss": loss, **columns}
+
+
+def _numbers(history: Sequence[Record]) -> list[tuple[str, float]]:
+    """The numbers of the last record, if there is one."""
+    record = history[-1] if history else {}
+    return [(name, value) for name, value in record.items() if isinstance(value, int | float)]

@@ -21,6 +21,10 @@ class Estimate(Value):
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        known = self.low is not None and self.high is not None
+        return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})" if known else f"{self.mean:.4g}"
+
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean of independent repetitions with the 95 % interval of Student's t; a single one has no interval.

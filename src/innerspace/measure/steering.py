@@ -26,13 +26,18 @@ Readout = Callable[[Output, Output, Any], Mapping[str, Float[Tensor, "batch"]]]
 """From the output of a steered pass, that of the clean one, and the batch, to numbers per sample; NaN if undefined."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Response:
     """One readout by temperature and sample; ``group`` is the unit of the bootstrap (the scene)."""
 
     tau: Float[Tensor, "t"]
     value: Float[Tensor, "t n"]
     group: Int[Tensor, "n"]
+
+    def __repr__(self) -> str:
+        low, high = float(self.tau.min()), float(self.tau.max())
+        groups = len(self.group.unique())
+        return f"Response({len(self.tau)} τ from {low:g} to {high:g}, {len(self.group)} samples in {groups} groups)"
 
 
 @torch.no_grad()
@@ -109,6 +114,13 @@ class Curve(Value):
     slope: Estimate
     range: tuple[float, float]
     span: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.range
+        return (
+            f"Curve({len(self.tau)} τ from {min(self.tau):g} to {max(self.tau):g}, slope {self.slope}, "
+            f"r² {self.r2}, straightness {self.straightness}, monotone from {low:g} to {high:g})"
+        )
 
     def inverse(self, response: float) -> float | None:
         """The τ that reaches a response, by linear interpolation inside ``range``; None where it is out of reach."""

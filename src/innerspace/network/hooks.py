@@ -15,6 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from innerspace.network.site import Site
 from innerspace.network.trace import Intervention, Visit
 
+_Interventions = Sequence[Intervention]
+_Arguments = tuple[Any, ...]
+
 
 class Unvisited(RuntimeError):  # noqa: N818
     """A requested site never came up in the pass."""
@@ -30,14 +33,14 @@ class Stopped(Exception):  # noqa: N818
 
 @contextmanager
 def attached(
-    module: nn.Module,
+    find: Callable[[str], nn.Module],
     plan: Mapping[Site, Sequence[Intervention]],
     visit: Callable[[Site, tuple[int, ...]], Visit],
     *,
     stop: bool = False,
     repeat: bool = False,
 ) -> Generator[None]:
-    """Apply ``plan`` to every pass of ``module`` inside the ``with``.
+    """Apply ``plan`` to every pass inside the ``with``, of the network whose modules ``find`` knows by their paths.
 
     With ``stop`` the pass ends (by ``Stopped``) once all sites were seen. With ``repeat`` a site may come up any number
     of times, as in generation; without, it must come up exactly once.
@@ -47,11 +50,13 @@ def attached(
         Revisited: during the pass, if a site without ``call`` comes up again.
     """
     counts = dict.fromkeys(plan, 0)
-    seen = set[Site]()
-    changes = dict[Site, Tensor]()
+    # what a call for an annotation or a typed container takes is a good part of what a pass takes here
+    seen: set[Site] = set()
+    changes: dict[Site, Tensor] = {}
 
-    def handle(site: Site, hidden: Tensor) -> Tensor:
-        call, counts[site] = counts[site], counts[site] + 1
+    def handle(site: Site, interventions: _Interventions, hidden: Tensor) -> Tensor:
+        call = counts[site]
+        counts[site] = call + 1
         if site.call is not None and call != site.call:
             return hidden
         if call and site.call is None and not repeat:
@@ -59,8 +64,8 @@ def attached(
                 f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
                 f"with Site(call=…), or use Model.under, which edits every call"
             )
-        occasion, before = visit(site, tuple(hidden.shape[:-1])), hidden
-        for intervention in plan[site]:
+        occasion, before = visit(site, hidden.shape[:-1]), hidden
+        for intervention in interventions:
             hidden = intervention(hidden, occasion)
         if site.around is not None and hidden is not before:
             changes[site] = hidden - before
@@ -72,14 +77,14 @@ def attached(
     def carry(site: Site, written: Tensor) -> Tensor:
         return written + changes.pop(site) if site in changes else written
 
-    handles = list[RemovableHandle]()
+    handles: list[RemovableHandle] = []
     try:
-        for site in plan:
-            handles.append(_register(module.get_submodule(site.module), site.io, partial(handle, site)))
+        for site, interventions in plan.items():
+            handles.append(_register(find(site.module), site.io, partial(handle, site, interventions)))
         for site in plan:
             # behind the hooks of all sites: what the way around carries is not what the module gave
             if site.around is not None:
-                handles.append(_register(module.get_submodule(site.around), "output", partial(carry, site)))
+                handles.append(_register(find(site.around), "output", partial(carry, site)))
         yield
     finally:
         for entry in handles:
@@ -111,12 +116,12 @@ def bypassed(module: nn.Module, paths: Sequence[str], result: object) -> Generat
 def _register(module: nn.Module, io: str, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
     if io == "input":
 
-        def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        def before(_: nn.Module, arguments: _Arguments) -> _Arguments:
             return (edit(arguments[0]), *arguments[1:])
 
         return module.register_forward_pre_hook(before)
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def after(_: nn.Module, __: _Arguments, output: Any) -> Any:
         if isinstance(output, tuple):
             return (edit(output[0]), *output[1:])
         return edit(output)

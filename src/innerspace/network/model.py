@@ -19,6 +19,8 @@ Interventions = Mapping[str, Intervention | Sequence[Intervention]]
 """Site names, each with one intervention or several that compose in order."""
 
 _Plan = Mapping[Site, Sequence[Intervention]]
+_Shape = tuple[int, ...]
+_Mask = Tensor | None
 
 
 class Family(ABC):
@@ -97,6 +99,7 @@ class Model:
         aliases = {alias: self.sites[name] for alias, name in family.aliases(module).items()}
         self._names = outputs | aliases | self.sites
         self._forms = dict[str, int]()
+        self._found = dict[str, nn.Module]()
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site.name} ({site.width})" for site in self.sites.values())
@@ -209,8 +212,14 @@ class Model:
         with self._edited(batch, self._plan(interventions), trace, stop=False, repeat=True):
             yield trace
 
+    def _part(self, path: str) -> nn.Module:
+        """The module at a path: to walk there takes longer than to attach a hook."""
+        if path not in self._found:
+            self._found[path] = self.module.get_submodule(path)
+        return self._found[path]
+
     def _plan(self, interventions: Interventions) -> _Plan:
-        plan = dict[Site, tuple[Intervention, ...]]()
+        plan: dict[Site, tuple[Intervention, ...]] = {}
         for name, given in interventions.items():
             site = self.site(name)
             plan[site] = (*plan.get(site, ()), *(given if isinstance(given, Sequence) else (given,)))
@@ -246,12 +255,12 @@ class Model:
 
     @contextmanager
     def _edited(self, batch: Any, plan: _Plan, trace: Trace, *, stop: bool, repeat: bool) -> Generator[None]:
-        masks = dict[str, Tensor | None]()
-        seen = dict[str, tuple[int, int]]()
+        masks: dict[str, Tensor | None] = {}
+        seen: dict[str, tuple[int, int]] = {}
 
-        def visit(site: Site, shape: tuple[int, ...]) -> Visit:
-            # a shape annotation here would be built anew at every visit
-            def valid() -> Tensor | None:
+        def visit(site: Site, shape: _Shape) -> Visit:
+            # an annotation that is written out here would be built anew at every visit
+            def valid() -> _Mask:
                 if batch is None:
                     raise ValueError(
                         f"what is padding at {site.name!r} depends on the batch: give it, under(…, batch=…)"
@@ -262,7 +271,7 @@ class Model:
 
             return Visit(site, batch, trace, valid, self._start(seen, site, shape, batch) if repeat else 0)
 
-        with _frozen(self.module, self._parts), attached(self.module, plan, visit, stop=stop, repeat=repeat):
+        with _frozen(self.module, self._parts), attached(self._part, plan, visit, stop=stop, repeat=repeat):
             yield
 
     def _start(self, seen: dict[str, tuple[int, int]], site: Site, shape: tuple[int, ...], batch: Any) -> int:
@@ -331,13 +340,14 @@ def _frozen(module: nn.Module, parts: Sequence[nn.Module]) -> Generator[None]:
     training = [part for part in parts if part.training]
     wanted = [p for p in module.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
     for part in training:
-        part.training = False
+        # a module's own way to set an attribute looks for parameters first, which takes longer than a hook
+        vars(part)["training"] = False
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
         for part in training:
-            part.training = True
+            vars(part)["training"] = True
         for parameter in wanted:
             parameter.requires_grad_(True)

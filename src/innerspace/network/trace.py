@@ -10,7 +10,7 @@ from torch import Tensor
 from innerspace.network.site import Site
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trace:
     """The outputs of one pass and the hidden states that were read on the way.
 
@@ -21,6 +21,11 @@ class Trace:
     output: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hidden: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     memo: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __repr__(self) -> str:
+        parts = {"output": self.output, "hidden": self.hidden}
+        told = [f"{name}: {_shapes(tensors)}" for name, tensors in parts.items() if tensors]
+        return f"Trace({'; '.join(told) or 'empty'})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +45,7 @@ class Visit:
 
 Intervention = Callable[[Tensor, Visit], Tensor]
 """A function of a hidden state that gives the hidden state to go on with; it never changes its argument."""
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
