@@ -67,11 +67,11 @@ class Where(Value):
         """
         if valid is None:
             valid = torch.ones(shape, dtype=torch.bool, device=device)
-        if self.skip > start:
-            valid = valid & (valid.cumsum(-1) > self.skip - start)
+        skipped = valid & (valid.cumsum(-1) <= self.skip - start) if self.skip > start else torch.zeros_like(valid)
+        valid = valid & ~skipped
         match self.tokens:
             case "all":
-                return torch.ones_like(valid)
+                return ~skipped
             case "valid":
                 return valid
             case "last":
