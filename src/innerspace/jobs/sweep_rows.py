@@ -15,6 +15,8 @@ from innerspace.value import Value
 DENSE = "koopman"
 """The autoencoder whose code is not sparse."""
 
+_MORE, _LESS = "more linear", "less linear"
+
 LINEARITY = ("pearson", "r2", "straightness")
 
 
@@ -176,17 +178,26 @@ def conclusions(
                 f"{best['span'][1]:+.3g} {best['unit']}, side effects {best['side']['mean']:.2f} of its own effect"
                 + ("." if best["side"]["mean"] <= 1 / 5 else "; none at this forecaster stays below a fifth.")
             )
-    remarks += [_answer(row) for row in linearity_by_sparsity(cells)]
+    tested = linearity_by_sparsity(cells)
+    clear = [row for row in tested if row["verdict"] in (_MORE, _LESS)]
+    remarks += [_answer(row) for row in clear]
+    if tested:
+        remarks.append(
+            f"The claim that sparsity makes steering more linear: of {len(tested)} pairs of feature and autoencoder, "
+            f"{sum(row['verdict'] == _MORE for row in clear)} are clearly more linear than the plain vectors, "
+            f"{sum(row['verdict'] == _LESS for row in clear)} clearly less; the others show no clear difference."
+        )
     remarks.append(f"{len(cells):,} vectors were judged, {seeds} seeds each.")
     return {"headlines": headlines, "remarks": remarks}
 
 
 def _answer(row: Mapping[str, Any]) -> str:
     gain = row["r2"]
-    ends = "" if gain["low"] is None else f" (95 %: {gain['low']:+.3f} to {gain['high']:+.3f})"
+    ends = f" (95 %: {gain['low']:+.3f} to {gain['high']:+.3f})".replace("-", "−")
     kind = f"{row['method']} autoencoder" if row["sparse"] else f"dense {row['method']} autoencoder"
     return (
-        f"Refining {row['feature']} vectors by a {kind} changes R² by {gain['mean']:+.3f}{ends}; it is higher for "
+        f"Refining {row['feature']} vectors by a {kind} changes R² by {gain['mean']:+.3f}".replace("-", "−")
+        + f"{ends}; it is higher for "
         f"{100 * row['wins']:.0f} % of {row['vectors']} vectors: {row['verdict']}."
     )
 
@@ -195,8 +206,8 @@ def _verdict(gain: Estimate) -> str:
     if gain.low is None or gain.high is None:
         return "one seed only"
     if gain.low > 0:
-        return "more linear"
-    return "less linear" if gain.high < 0 else "no clear difference"
+        return _MORE
+    return _LESS if gain.high < 0 else "no clear difference"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
