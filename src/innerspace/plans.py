@@ -69,7 +69,8 @@ class _Writer:
         self.tensors = dict[str, Tensor]()
         self.decompositions = dict[str, Autoencoder | Directions | Subspaces]()
 
-    def intervention(self, do: Intervention) -> dict[str, Any]:
+    def intervention(self, do: object) -> dict[str, Any]:
+        """One of them, with what lies within."""
         match do:
             case At(where=where, do=inner):
                 place = where.to_json() if isinstance(where, Where) else self._tensor(where)
@@ -81,11 +82,11 @@ class _Writer:
                 return {"class": "Splice", "via": self._decomposition(via)}
             case Fix(to=to):
                 return {"class": "Fix", "to": self._tensor(to)}
-            case Write(via=via, parts=parts, rule=Constant(to=to)):
+            case Write(via=via, parts=parts, rule=rule):
+                if not isinstance(rule, Constant):
+                    raise ValueError("a rule that is a function, as that of patch, cannot be saved; a Constant can")
                 named = [parts] if isinstance(parts, int) else list(parts)
-                return {"class": "Write", "via": self._decomposition(via), "parts": named, "to": self._tensor(to)}
-            case Write():
-                raise ValueError("a rule that is a function, as that of patch, cannot be saved; a Constant can")
+                return {"class": "Write", "via": self._decomposition(via), "parts": named, "to": self._tensor(rule.to)}
             case _:
                 raise ValueError(
                     f"a {type(do).__name__} cannot be saved; possible are At, Steer, Splice, Fix and Write"
@@ -114,6 +115,7 @@ class _Reader:
         self._tensors = cast(dict[str, Tensor], load_state(folder / "tensors.safetensors")["tensors"])
 
     def intervention(self, saved: Mapping[str, Any]) -> Intervention:
+        """One of them, with what lies within."""
         match saved["class"]:
             case "At":
                 where = saved["where"]

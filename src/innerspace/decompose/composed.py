@@ -1,4 +1,4 @@
-"""Decompositions made of others: vectors within parts, a dictionary inside one part, latents by the part they write to."""
+"""Decompositions made of others: vectors within parts, dictionaries inside a part, latents by the part they write."""
 
 from collections.abc import Sequence
 from dataclasses import replace
