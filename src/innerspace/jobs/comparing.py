@@ -32,10 +32,10 @@ class Measuring(Value):
     held_out: int = 4000
     judged: int = 64
     ordering: int = 1
-    ablated: int = 32
+    ablated: int = 16
     steps: int = 8
     replicates: int = 300
-    reading: Reading = Reading(splits=3, most=2000)
+    reading: Reading = Reading(splits=5, most=2000)
 
     def __post_init__(self) -> None:
         for name in ("bits", "judged", "ordering", "ablated"):
@@ -53,6 +53,7 @@ class Judged:
     parts: int
     coordinates: int
     largest: int
+    on: float
     curve: Curve
     readable: list[Readable]
     steerable: list[Steerable]
@@ -79,6 +80,7 @@ def judge(
         parts=len(what.parts),
         coordinates=len(what.directions),
         largest=max(part.stop - part.start for part in what.parts),
+        on=float(codes(what, held.states).count_nonzero(1).double().mean()),
         curve=rate_distortion(
             what,
             order,
@@ -136,6 +138,7 @@ class Findings:
             "parts": first.parts,
             "coordinates": first.coordinates,
             "largest": first.largest,
+            "on": sum(one.on for one in self.seeds) / len(self.seeds),
             "measures": {name: found.to_json() for name, found in self.measures().items() if found is not None},
             "curve": [point.to_json() for point in first.curve.points],
             "labels": [

@@ -20,7 +20,8 @@ def headlines(section: Mapping[str, Any]) -> list[dict[str, str]]:
         value, measure = estimate(best["measures"][key]), MEASURES[key]
         others = level_with(section["entrants"], key)
         note = f"{measure.title}: {phrase(value, measure.unit)}"
-        note += f"; not clearly apart from {_listed(others)}" if others else "; clearly apart from all others"
+        named = _listed(others) if len(others) < 4 else f"{len(others)} of {len(section['entrants']) - 1} others"
+        note += f"; not clearly apart from {named}" if others else "; clearly apart from all others"
         lines.append({"label": measure.asks, "value": best["name"], "note": note})
     return lines
 
@@ -46,11 +47,11 @@ def remarks(section: Mapping[str, Any]) -> list[str]:
             f"With all parts {_listed(short)} spend{'s' if len(short) == 1 else ''} less than the budget of "
             f"{number(section['budget'])} bits; what is compared there is all that they have."
         )
-    wide = {one["name"]: one["largest"] for one in entrants if one["largest"] > 1}
+    wide = [one["name"] for one in entrants if one["largest"] > 1]
     if wide and len(wide) < len(entrants):
         lines.append(
-            f"A part of {_listed([f'{name} has {size} coordinates' for name, size in wide.items()])}, of the others "
-            "one: by best part and parts needed they are not compared on equal terms, by bits they are."
+            f"Parts of {_listed(wide)} have several coordinates, those of the others one: by best part and parts "
+            "needed they are not compared on equal terms, by bits they are."
         )
     weak = [
         one["name"]
@@ -63,7 +64,7 @@ def remarks(section: Mapping[str, Any]) -> list[str]:
     if weak:
         lines.append(f"Another seed of {_listed(weak)} finds hardly more of the same parts than chance does.")
     if section["seeds"] < 3:
-        lines.append(f"{section['seeds']} seeds are too few to tell how fits differ; ask for three or more.")
+        lines.append("Fewer than three seeds cannot tell how fits differ; ask for three or more.")
     return lines
 
 

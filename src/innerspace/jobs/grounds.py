@@ -130,7 +130,8 @@ class TextGround(Ground):
         choosing, judging, missing = list[Variable](), list[Variable](), list[str]()
         for asking in self._suites:
             for suite in asking.suites(loaded):
-                missing += [f"{suite.name}: {words}" for words in suite.missing]
+                if suite.missing:
+                    missing.append(f"{suite.name}: {len(suite.missing)} could not be written, as {suite.missing[0]}.")
                 halves = _fewer(suite, asking.prompts).split(0.5)
                 try:
                     pair = [self._variable(half, suite, device) for half in halves]

@@ -8,28 +8,8 @@ from torch import Tensor
 
 from innerspace.language.pieces import Pieces
 
-_PRONOUNS = frozenset(
-    [
-        "i",
-        "you",
-        "he",
-        "she",
-        "it",
-        "we",
-        "they",
-        "me",
-        "him",
-        "her",
-        "us",
-        "them",
-        "my",
-        "your",
-        "his",
-        "its",
-        "our",
-        "their",
-    ]
-)
+_WORDS = "i you he she it we they me him her us them my your his its our their"
+_PRONOUNS = frozenset(_WORDS.split(" "))
 _ENDS = (".", "!", "?")
 
 

@@ -34,6 +34,9 @@ from innerspace.measure.steering import Curve, Response, calibrate
 from innerspace.network.model import Model
 from innerspace.value import Value
 
+_APART = 7_919_000
+"""Where the seeds of random directions begin."""
+
 
 @final
 class Variable:
@@ -141,7 +144,7 @@ class Isolation(Value):
 
 
 def isolation(
-    via: Decomposition, choosing: Sequence[Variable], judging: Sequence[Variable], most: int = 64
+    via: Decomposition, choosing: Sequence[Variable], judging: Sequence[Variable], most: int = 32
 ) -> list[Isolation]:
     """Parts for every variable, chosen by some contrasts and judged by others, of the same variables in their order.
 
@@ -153,7 +156,7 @@ def isolation(
     found = list[Isolation]()
     for own, variable in enumerate(judging):
         ranks = choosing[own].attribution(via).argsort(descending=True, stable=True).tolist()
-        counts = [count for count in (2**i for i in range(8)) if count <= min(most, len(ranks))]
+        counts = [count for count in (2**i for i in range(most.bit_length())) if count <= min(most, len(ranks))]
         tried = [_scores(via, ranks[:count], own, choosing) for count in counts]
         best = max(range(len(tried)), key=lambda i: float(tried[i][2][0]))
         parts = tuple(ranks[: counts[best]])
@@ -204,7 +207,8 @@ def steerability(
             zero = Estimate(0.0)
             found.append(Steerable(variable.name, part, zero, zero, zero, zero))
             continue
-        noise = torch.randn(along.shape, generator=torch.Generator().manual_seed(seed)).to(along)
+        # far from the small seeds by which what is judged may have been drawn itself
+        noise = torch.randn(along.shape, generator=torch.Generator().manual_seed(_APART + seed)).to(along)
         curves = [_curve(variable, way * (length / way.norm()), times) for way in (along, noise)]
         whole = float(variable.whole.mean())
         others = [one for one in judging if one is not variable]

@@ -36,6 +36,6 @@ job = Compare(
         RandomDirections(),
     ),
     rows=12_000,
-    course=Course(tokens=60_000, fit=FitConfig(rate=3e-3, cooldown=0.5)),
+    course=Course(tokens=40_000, fit=FitConfig(rate=3e-3, cooldown=0.5)),
     measuring=Measuring(judged=96, ordering=2),
 )

@@ -49,7 +49,7 @@ job = Compare(
         RandomDirections(),
     ),
     rows=16_000,
-    course=Course(tokens=300_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
+    course=Course(tokens=150_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
     suites=(Asking("stories", prompts=160),),
     measuring=Measuring(judged=48),
 )

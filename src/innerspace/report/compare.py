@@ -25,15 +25,15 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "divergence": Measure("divergence at the budget", "nats", "less", "told in the same bits", log=True),
-    "best_part": Measure("accuracy of the best part", "", "more", "read from one part"),
+    "divergence": Measure("divergence at the budget", "nats", "less", "best told in the same bits", log=True),
+    "best_part": Measure("accuracy of the best part", "", "more", "best read from one part"),
     "needed": Measure("parts needed to read", "", "less", "read from few parts", log=True),
-    "slope": Measure("slope of steering", "", "more", "steered by one part", null=0.0),
+    "slope": Measure("slope of steering", "", "more", "best steered by one part", null=0.0),
     "linearity": Measure("R² of steering", "", "more", "steered linearly"),
     "side": Measure("side effects", "", "less", "steered alone", null=0.5),
     "cause": Measure("cause", "", "more", "carries the variable", null=0.0),
     "isolate": Measure("isolate", "", "more", "carries no other", null=1.0),
-    "disentangle": Measure("disentangle", "", "more", "isolated by exchange", null=0.5),
+    "disentangle": Measure("disentangle", "", "more", "best isolated", null=0.5),
     "angle": Measure("angle between seeds", "°", "less", "found again"),
     "seconds": Measure("seconds to fit", "s", "less", "quick to fit", log=True),
     "milliseconds": Measure("milliseconds a token", "ms", "less", "quick to use", log=True),
@@ -51,7 +51,8 @@ def comparison(report: Mapping[str, Any], palette: Palette, note: str) -> Sectio
     of a token), ``width`` of the site, ``variables`` (``name``, ``rows``, ``whole``: the effect of the whole state) and
     ``entrants``, each of
 
-    * ``name``, ``kind`` (what shares a color), ``seeds``, ``parts``, ``coordinates``, ``largest`` (of a part);
+    * ``name``, ``kind`` (what shares a color), ``seeds``, ``parts``, ``coordinates``, ``largest`` (of a part), ``on``
+      (coordinates that are not zero, on average);
     * ``measures``: estimates by the keys of ``MEASURES``, any of which may be missing;
     * ``curve``: points of ``parts``, ``coordinates``, ``bits`` and ``divergence`` (estimates), from nothing told on;
     * ``labels``: ``name``, ``chance``, ``best``, ``together``, ``whole``, ``needed`` and ``reached``;
@@ -133,7 +134,7 @@ def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> T
 
     rows = tuple(
         (
-            Cell(one["name"], f"{one['parts']} parts of {one['largest']}", hue=hues[one["name"]]),
+            Cell(one["name"], _shape(one), hue=hues[one["name"]]),
             *(cell(one, key) for key in keys),
         )
         for one in entrants
@@ -146,6 +147,12 @@ def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> T
         f"exchanging the whole state does. Disentangle: the mean of cause and isolate; ½ is no finding. {note}"
     )
     return Table(caption, head, rows)
+
+
+def _shape(one: Entrant) -> str:
+    """How many parts there are, and how many coordinates are on at once where not all are."""
+    sizes = f"{one['parts']} parts" + (f" of {one['largest']}" if one["largest"] > 1 else "")
+    return sizes if one["on"] > 0.99 * one["coordinates"] else f"{sizes}, {number(one['on'])} on"
 
 
 def _arrow(key: str) -> str:
@@ -185,8 +192,8 @@ def _rates(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> Figu
     caption = (
         f"How far the {given['output']} moves when only the first parts of a hidden state are told, each coordinate "
         f"in {given['bits']} bits, and all else is its mean. The first parts are those whose loss the output feels "
-        f"most, on data to fit to. First seed, 95 % intervals; all other decompositions stand behind. Dashed: the budget, and "
-        f"the divergence if nothing is told. {note}"
+        f"most, on data to fit to. First seed, 95 % intervals; all other decompositions stand behind. Dashed: the "
+        f"budget, and the divergence if nothing is told. {note}"
     )
     return Figure(caption, tuple(panels), "Rate and distortion")
 
