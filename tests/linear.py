@@ -30,13 +30,13 @@ class Linear(nn.Module):
 class LinearFamily(Family):
     """Its one site is the input; outputs are apart by half their squared distance."""
 
-    def sites(self, module: nn.Module) -> list[Site]:  # noqa: ARG002
+    def sites(self, module: nn.Module) -> list[Site]:
         return [Site("x", "hidden", WIDTH)]
 
     def forward(self, module: nn.Module, batch: Any) -> Mapping[str, Tensor]:
         return {"y": module(batch)}
 
-    def divergence(self, module: nn.Module, clean: Trace, other: Trace, chosen: Tensor | None) -> Tensor:  # noqa: ARG002
+    def divergence(self, module: nn.Module, clean: Trace, other: Trace, chosen: Tensor | None) -> Tensor:
         rows = (clean.output["y"] - other.output["y"]).square().sum(-1) / 2
         return (rows if chosen is None else rows[chosen]).mean()
 

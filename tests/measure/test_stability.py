@@ -1,4 +1,4 @@
-"""Two fits next to each other: the same found again has no angle, another order or sign does not matter, chance does."""
+"""Two fits next to each other: the same found again has no angle, whatever its order and signs; chance has one."""
 
 import pytest
 import torch

@@ -28,6 +28,7 @@ QUICK = {
         "held_out": 500,
         "judged": 16,
         "ablated": 2,
+        "exchanged": 2,
         "steps": 3,
         "replicates": 40,
         "reading": {"class": "Reading", "splits": 2, "most": 400},
@@ -65,7 +66,7 @@ def check(report: Any, names: set[str]) -> None:
     assert set(entrants) == names
     for one in entrants.values():
         measures = one["measures"]
-        assert set(measures) == set(MEASURES)
+        assert set(measures) == set(MEASURES) - (set() if one["seeds"] > 1 else {"angle"})
         assert 0 <= measures["cause"]["mean"] <= 1
         assert 0 <= measures["isolate"]["mean"] <= 1
         both = (measures["cause"]["mean"] + measures["isolate"]["mean"]) / 2
@@ -73,8 +74,6 @@ def check(report: Any, names: set[str]) -> None:
         bits = [point["bits"]["mean"] for point in one["curve"]]
         assert bits == sorted(bits)
         assert bits[0] == 0
-        # more bits tell more, from nothing told to all
-        assert one["curve"][-1]["divergence"]["mean"] < one["curve"][0]["divergence"]["mean"]
         # a dense code costs 8 bits for every coordinate
         if one["on"] == one["coordinates"]:
             assert bits[-1] == 8 * one["coordinates"]
@@ -83,19 +82,22 @@ def check(report: Any, names: set[str]) -> None:
     for one in entrants.values():
         if one["coordinates"] == one["on"] == width:
             assert one["curve"][-1]["divergence"]["mean"] < 0.05 * one["curve"][0]["divergence"]["mean"]
-    assert entrants["PCA"]["measures"]["angle"]["mean"] < entrants["PCA"]["chance_angle"]
     assert len(report["headlines"]) == 4
     assert any("Bits are counted" in words for words in report["remarks"])
 
 
 def test_a_language_model(assets: Path, tmp_path: Path) -> None:
-    record = smaller("compare-stories", suites=[{"class": "Asking", "suite": "stories", "prompts": 24}])
+    record = smaller("compare-stories", seeds=1, suites=[{"class": "Asking", "suite": "stories", "prompts": 24}])
+    # the others take part in the walk of the forecaster
+    kept = [one for one in record["entrants"] if one["class"] in ("Vectors", "Sparse", "RandomRotation")]
+    record["entrants"] = [one for one in kept if one.get("training") != "e2e" and one.get("method") != "probe_normal"]
     record["data"]["model"] = str(assets / "lm/stories260K")
     record["data"]["corpus"]["source"]["paths"] = [str(assets / "lm/tinystories_1000.json")]
     record["data"]["corpus"] |= {"context": 64, "tokens": 20_000}
     record["course"] |= {"tokens": 3000}
     report = run(record, tmp_path)
-    check(report, {entrant.name for entrant in recipes()["compare-stories"].entrants})  # pyright: ignore[reportAttributeAccessIssue]
+    names = {"control vectors", "local dictionary", "e2e+ds dictionary", "random rotation × 8"}
+    check(report, names)
     first = report["comparison"]["entrants"][0]
     assert {one["name"] for one in first["labels"]} == {"capitalized", "sentence start", "pronoun", "quotation"}
     assert {one["name"] for one in first["steered"]} == {"stories.pronoun", "stories.opening", "stories.quotation"}
@@ -119,10 +121,15 @@ def test_a_forecaster(tiny: WordsInMotion, finished: Path, tmp_path: Path) -> No
             entrant["finding"]["unit"] = 4
         if entrant["class"] == "Sparse":
             entrant["nonlinearity"]["k"] = 4
-    names = {entrant.name for entrant in Job.from_json(record).entrants}  # pyright: ignore[reportAttributeAccessIssue]
+    # too few states for independent components, which is said
+    names = {entrant.name for entrant in Compare.from_json(record).entrants} - {"ICA"}
     report = run(record, tmp_path)
+    assert any(words.startswith("No ICA: ") for words in report["remarks"])
     check(report, names)
     section = report["comparison"]
+    found = {one["name"]: one for one in section["entrants"]}
+    assert found["PCA"]["measures"]["angle"]["mean"] < found["PCA"]["chance_angle"]
+    assert found["random rotation × 4"]["measures"]["angle"]["mean"] > 0.7 * found["PCA × 4"]["chance_angle"]
     asked = [one["name"] for one in section["variables"]]
     told = asked + report["remarks"]
     for feature in ("speed", "acceleration", "direction"):

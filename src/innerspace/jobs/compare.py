@@ -176,10 +176,8 @@ class Compare(Job):
     def note(self, subject: Subject, passes: Passes) -> str:
         """What the captions of the section end on."""
         count = len(passes.documents.unique())
-        return (
-            f"Judged on {len(passes.documents):,} states of {count} held-out {subject.documents}; "
-            f"{self.seeds} seeds, intervals over seeds where there are several, else over {subject.documents}."
-        )
+        over = f"{self.seeds} seeds, intervals over them" if self.seeds > 1 else f"intervals over {subject.documents}"
+        return f"Judged on {len(passes.documents):,} states of {count} held-out {subject.documents}; {over}."
 
 
 def _used(

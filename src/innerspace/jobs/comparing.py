@@ -23,7 +23,8 @@ class Measuring(Value):
 
     A coordinate is told in ``bits`` bits; the output's divergence is compared where ``budget`` bits are spent on a
     token. ``held_out`` states serve to read labels, ``judged`` sequences (or agents) to tell divergences, ``ordering``
-    batches to fit to to order the parts, of which the ``ablated`` with the most variance are tried one by one.
+    batches to fit to to order the parts, of which the ``ablated`` with the most variance are tried one by one. A
+    variable is exchanged by ``exchanged`` parts at most.
     Intervals come from ``replicates`` resamples.
     """
 
@@ -33,12 +34,13 @@ class Measuring(Value):
     judged: int = 64
     ordering: int = 1
     ablated: int = 16
+    exchanged: int = 32
     steps: int = 8
     replicates: int = 300
     reading: Reading = Reading(splits=5, most=2000)
 
     def __post_init__(self) -> None:
-        for name in ("bits", "judged", "ordering", "ablated"):
+        for name in ("bits", "judged", "ordering", "ablated", "exchanged"):
             if getattr(self, name) < 1:
                 raise ValueError(f"measuring: {name} should be at least 1, it is {getattr(self, name)}")
         if self.budget <= 0 or self.held_out < 100 or self.steps < 2 or self.replicates < 20:
@@ -93,7 +95,7 @@ def judge(
         ),
         readable=_each_label(what, held, measuring.reading),
         steerable=steerability(what, choosing, judging) if len(judging) > 1 else [],
-        isolated=isolation(what, choosing, judging) if len(judging) > 1 else [],
+        isolated=isolation(what, choosing, judging, measuring.exchanged) if len(judging) > 1 else [],
         cost=coding_cost(what, held.states[:1024]),
         seconds=made.seconds,
     )
@@ -185,7 +187,7 @@ class Findings:
         known = [one.seconds for one in self.seeds if one.seconds is not None]
         return {
             "divergence": self._over(lambda s: s.curve.at_budget),
-            "best_part": self._mean(lambda s: [one.best for one in s.readable]),
+            "best_part": _share(self._mean(lambda s: [one.best for one in s.readable])),
             "needed": self._mean(lambda s: [Estimate(one.needed) for one in s.readable]),
             "slope": self._mean(lambda s: [one.slope for one in s.steerable]),
             "linearity": self._mean(lambda s: [one.r2 for one in s.steerable]),
@@ -195,7 +197,7 @@ class Findings:
             "disentangle": self._mean(lambda s: [one.disentangle for one in s.isolated]),
             "angle": None if not angles else angles[0] if len(angles) == 1 else over_seeds([a.mean for a in angles]),
             "seconds": over_seeds(known) if known else None,
-            "milliseconds": self._over(lambda s: s.cost.milliseconds),
+            "microseconds": _scaled(self._over(lambda s: s.cost.milliseconds), 1e3),
             "flops": Estimate(self.seeds[0].cost.flops),
         }
 
@@ -209,6 +211,18 @@ class Findings:
         if not read(self.seeds[0]):
             return None
         return self._over(lambda s: _averaged(read(s)))
+
+
+def _share(item: Estimate | None) -> Estimate | None:
+    """A share, whose interval does not leave 0 to 1."""
+    if item is None or item.low is None or item.high is None:
+        return item
+    return Estimate(item.mean, max(item.low, 0.0), min(item.high, 1.0))
+
+
+def _scaled(item: Estimate, factor: float) -> Estimate:
+    low, high = (None if end is None else end * factor for end in (item.low, item.high))
+    return Estimate(item.mean * factor, low, high)
 
 
 def _averaged(items: Sequence[Estimate]) -> Estimate:

@@ -20,8 +20,12 @@ def headlines(section: Mapping[str, Any]) -> list[dict[str, str]]:
         value, measure = estimate(best["measures"][key]), MEASURES[key]
         others = level_with(section["entrants"], key)
         note = f"{measure.title}: {phrase(value, measure.unit)}"
-        named = _listed(others) if len(others) < 4 else f"{len(others)} of {len(section['entrants']) - 1} others"
-        note += f"; not clearly apart from {named}" if others else "; clearly apart from all others"
+        if not others:
+            note += "; clearly apart from all others"
+        elif len(others) < 4:
+            note += f"; not clearly apart from {_listed(others)}"
+        else:
+            note += f"; not clearly apart from {len(others)} of {len(section['entrants']) - 1} others"
         lines.append({"label": measure.asks, "value": best["name"], "note": note})
     return lines
 
@@ -102,5 +106,4 @@ def _at_half(one: Mapping[str, Any]) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    quoted = [f"“{name}”" if "," in name else name for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

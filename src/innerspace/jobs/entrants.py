@@ -143,7 +143,7 @@ class Vectors(Entrant):
     def name(self) -> str:
         """The method."""
         return {"probe_normal": "probe directions", "mean_difference": "control vectors"}.get(
-            self.method, f"vectors, {self.method}"
+            self.method, f"{self.method} vectors"
         )
 
     @property
@@ -194,7 +194,7 @@ class Sparse(Entrant):
     @property
     def name(self) -> str:
         """How it is trained."""
-        return f"dictionary, {self.training}"
+        return f"{self.training} dictionary"
 
     @property
     def kind(self) -> str:
@@ -233,7 +233,7 @@ class Ndm(Entrant):
     @property
     def name(self) -> str:
         """NDM."""
-        return "subspaces, NDM"
+        return "NDM subspaces"
 
     @property
     def kind(self) -> str:
@@ -361,7 +361,7 @@ def _timed(make: Callable[[], Decomposition]) -> Made:
 
 
 def _by_unit(name: str, unit: int) -> str:
-    return name if unit == 1 else f"{name}, parts of {unit}"
+    return name if unit == 1 else f"{name} × {unit}"
 
 
 def _behind(ground: Ground) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from innerspace.report.blocks import Block, Cell, Figure, Palette, Panel, Section, Table
 from innerspace.report.numerals import Estimate, average, estimate, interval, number, phrase
-from innerspace.report.plots import Chart, Scale
+from innerspace.report.plots import NARROW, Chart, Scale
 from innerspace.report.runs import SHADES, entry
 
 Entrant = Mapping[str, Any]
@@ -25,19 +25,19 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "divergence": Measure("divergence at the budget", "nats", "less", "best told in the same bits", log=True),
-    "best_part": Measure("accuracy of the best part", "", "more", "best read from one part"),
-    "needed": Measure("parts needed to read", "", "less", "read from few parts", log=True),
-    "slope": Measure("slope of steering", "", "more", "best steered by one part", null=0.0),
-    "linearity": Measure("R² of steering", "", "more", "steered linearly"),
+    "divergence": Measure("divergence", "nats", "less", "best told in the same bits", log=True),
+    "best_part": Measure("best part", "", "more", "best read from one part"),
+    "needed": Measure("parts needed", "", "less", "read from few parts", log=True),
+    "slope": Measure("slope", "", "more", "best steered by one part", null=0.0),
+    "linearity": Measure("R²", "", "more", "steered linearly"),
     "side": Measure("side effects", "", "less", "steered alone", null=0.5),
     "cause": Measure("cause", "", "more", "carries the variable", null=0.0),
     "isolate": Measure("isolate", "", "more", "carries no other", null=1.0),
     "disentangle": Measure("disentangle", "", "more", "best isolated", null=0.5),
-    "angle": Measure("angle between seeds", "°", "less", "found again"),
-    "seconds": Measure("seconds to fit", "s", "less", "quick to fit", log=True),
-    "milliseconds": Measure("milliseconds a token", "ms", "less", "quick to use", log=True),
-    "flops": Measure("operations a token", "", "less", "cheap to use", log=True),
+    "angle": Measure("angle", "°", "less", "found again by another seed"),
+    "seconds": Measure("seconds", "s", "less", "quick to fit", log=True),
+    "microseconds": Measure("µs a token", "µs", "less", "quick to use", log=True),
+    "flops": Measure("operations", "", "less", "cheap to use", log=True),
 }
 """What is measured, in the order of the table."""
 
@@ -127,10 +127,10 @@ def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> T
         if value.mean is None:
             return Cell("")
         near = one["name"] in level[key]
-        ends = interval(value, 2)
+        ends = f"{'≈ ' if near else ''}{interval(value, 2)}"
         words = f"{one['name']}\n{measure.title} {phrase(value, measure.unit)}"
         words += "\nbest" if one is best[key] else "\nnot clearly apart from the best" if near else ""
-        return Cell(f"{'≈ ' if near else ''}{number(value.mean, 2)}", ends, words, marked=one is best[key])
+        return Cell(number(value.mean, 2), ends, words, marked=one is best[key])
 
     rows = tuple(
         (
@@ -139,12 +139,15 @@ def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> T
         )
         for one in entrants
     )
-    head = (Cell("decomposition"), *(Cell(MEASURES[key].title, _arrow(key)) for key in keys))
+    head = (Cell("decomposition"), *(Cell(MEASURES[key].title, _arrow(key)[:4]) for key in keys))
     caption = (
         f"Every decomposition by every measure; means over labels and variables. Framed: the best; ≈: its interval "
-        f"overlaps that of the best. Divergence: of the {given['output']}, where {number(given['budget'])} bits are "
-        f"spent on a token. Slope: what a step of one class-mean gap along one part does, as a share of what "
-        f"exchanging the whole state does. Disentangle: the mean of cause and isolate; ½ is no finding. {note}"
+        f"overlaps that of the best; below each title, which end is better. Divergence: of the {given['output']}, in "
+        f"nats, where {number(given['budget'])} bits are spent on a token. Best part: balanced accuracy of reading a "
+        f"label from it. Slope: what a step of one class-mean gap along one part does, as a share of what exchanging "
+        f"the whole state does; R²: how straight. Disentangle: the mean of cause and isolate; ½ is no finding. Angle: "
+        f"between matched parts of two seeds, in degrees. Seconds: to fit; µs and operations: to encode and decode. "
+        f"{note}"
     )
     return Table(caption, head, rows)
 
@@ -169,7 +172,7 @@ def _rates(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> Figu
     x, y = Scale.over(bits, log=True), Scale.over([*values, *low, nothing], log=True)
     panels = list[Panel]()
     for kind in dict.fromkeys(one["kind"] for one in entrants):
-        chart = Chart(x, y, x_label="bits a token", y_label="divergence (nats)", width=300)
+        chart = Chart(x, y, x_label="bits a token", y_label="divergence (nats)", width=NARROW)
         chart.rule(given["budget"], "null")
         if nothing is not None and nothing > 0:
             chart.rule(nothing, "null", upright=False)
@@ -186,16 +189,15 @@ def _rates(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> Figu
                 tips = [_tip(one, point) for point in own]
                 chart.dots(xs, [item.mean for item in found], tips, style)
         own = [one["name"] for one in entrants if one["kind"] == kind]
-        panels.append(
-            Panel(kind, chart.svg(f"Divergence by bits a token: {', '.join(own)}"), ", ".join(own), hues[own[0]])
-        )
+        panels.append(Panel(kind, chart.svg(f"Divergence by bits a token: {', '.join(own)}"), ", ".join(own)))
+    key = tuple((f"mark swatch {hues[one['name']]}", one["name"]) for one in entrants)
     caption = (
         f"How far the {given['output']} moves when only the first parts of a hidden state are told, each coordinate "
         f"in {given['bits']} bits, and all else is its mean. The first parts are those whose loss the output feels "
         f"most, on data to fit to. First seed, 95 % intervals; all other decompositions stand behind. Dashed: the "
         f"budget, and the divergence if nothing is told. {note}"
     )
-    return Figure(caption, tuple(panels), "Rate and distortion")
+    return Figure(caption, tuple(panels), "Rate and distortion", key=key)
 
 
 def _tip(one: Entrant, point: Mapping[str, Any]) -> str:
@@ -216,7 +218,7 @@ def _dots(entrants: Sequence[Entrant], hues: Mapping[str, str]) -> Figure:
         measure = MEASURES[key]
         log = measure.log and min(item.mean for item in found if item.mean is not None) > 0
         scale = Scale.over([item.mean for item in found], log=True) if log else Scale.over(known, include=measure.null)
-        chart = Chart(scale, Scale.of(names), x_label=_arrow(key), left=150, width=380, height=70 + 20 * len(names))
+        chart = Chart(scale, Scale.of(names), x_label=_arrow(key), left=118, width=300, height=70 + 17 * len(names))
         if measure.null is not None and not log:
             chart.rule(measure.null, "null")
         for row, (one, item) in enumerate(zip(entrants, found, strict=True)):
