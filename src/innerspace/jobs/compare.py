@@ -104,6 +104,8 @@ class Compare(Job):
         for entrant, own in run.track(made, "judging"):
             each = [judge(one, *arena, self.measuring) for one in own]
             findings.append(Findings(entrant.name, entrant.kind, each, stable([one.what for one in own], held)))
+        read = {one.label for one in findings[0].seeds[0].readable}
+        notes += [f"{name}: too rare among the held-out states to be read." for name in held.labels if name not in read]
         page = run.folder / "report.html"
         section = self.section(ground, findings, judging, passes)
         report = {
@@ -166,6 +168,7 @@ class Compare(Job):
             "bits": self.measuring.bits,
             "budget": self.measuring.budget,
             "seeds": self.seeds,
+            "tokens": self.course.tokens if any(isinstance(one, Sparse) for one in self.entrants) else None,
             "width": ground.subject.model.site(ground.site).width,
             "variables": [
                 {"name": one.name, "rows": len(one.clean), "whole": one.whole_effect.to_json()} for one in variables

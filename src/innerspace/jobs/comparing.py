@@ -1,5 +1,6 @@
 """One decomposition judged by all measures, and what several seeds of it come to."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -182,35 +183,50 @@ class Findings:
         }
 
     def measures(self) -> dict[str, Estimate | None]:
-        """One number for each measure: means over labels or variables, then over seeds."""
+        """One number for each measure: means over labels or variables, then over seeds.
+
+        Divergences and seconds, which differ by factors, are averaged geometrically over seeds.
+        """
         angles = [one.angle for one in self.stability]
         known = [one.seconds for one in self.seeds if one.seconds is not None]
         return {
-            "divergence": self._over(lambda s: s.curve.at_budget),
+            "divergence": self._over(lambda s: s.curve.at_budget, geometric=True),
             "best_part": _share(self._mean(lambda s: [one.best for one in s.readable])),
             "needed": self._mean(lambda s: [Estimate(one.needed) for one in s.readable]),
             "slope": self._mean(lambda s: [one.slope for one in s.steerable]),
-            "linearity": self._mean(lambda s: [one.r2 for one in s.steerable]),
-            "side": self._mean(lambda s: [one.side for one in s.steerable]),
-            "cause": self._mean(lambda s: [one.cause for one in s.isolated]),
-            "isolate": self._mean(lambda s: [one.isolate for one in s.isolated]),
-            "disentangle": self._mean(lambda s: [one.disentangle for one in s.isolated]),
+            "linearity": _share(self._mean(lambda s: [one.r2 for one in s.steerable])),
+            "side": _share(self._mean(lambda s: [one.side for one in s.steerable])),
+            "cause": _share(self._mean(lambda s: [one.cause for one in s.isolated])),
+            "isolate": _share(self._mean(lambda s: [one.isolate for one in s.isolated])),
+            "disentangle": _share(self._mean(lambda s: [one.disentangle for one in s.isolated])),
             "angle": None if not angles else angles[0] if len(angles) == 1 else over_seeds([a.mean for a in angles]),
-            "seconds": over_seeds(known) if known else None,
+            "seconds": _geometric(known) if known else None,
             "microseconds": _scaled(self._over(lambda s: s.cost.milliseconds), 1e3),
             "flops": Estimate(self.seeds[0].cost.flops),
         }
 
-    def _over(self, read: Callable[[Judged], Estimate]) -> Estimate:
+    def _over(self, read: Callable[[Judged], Estimate], *, geometric: bool = False) -> Estimate:
         """Over seeds; of a single one its own interval."""
         found = [read(one) for one in self.seeds]
-        return found[0] if len(found) == 1 else over_seeds([one.mean for one in found])
+        if len(found) == 1:
+            return found[0]
+        means = [one.mean for one in found]
+        return _geometric(means) if geometric else over_seeds(means)
 
     def _mean(self, read: Callable[[Judged], Sequence[Estimate]]) -> Estimate | None:
         """The mean over labels or variables; its interval is over seeds, or of a single one that of their sum."""
         if not read(self.seeds[0]):
             return None
         return self._over(lambda s: _averaged(read(s)))
+
+
+def _geometric(values: Sequence[float]) -> Estimate:
+    """The geometric mean, whose interval is positive too; the plain one where a value is not."""
+    if min(values) <= 0:
+        return over_seeds(values)
+    found = over_seeds([math.log(value) for value in values])
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Estimate(math.exp(found.mean), low, high)
 
 
 def _share(item: Estimate | None) -> Estimate | None:

@@ -42,14 +42,14 @@ def remarks(section: Mapping[str, Any]) -> list[str]:
     idle = [one["name"] for one in entrants if _at_half(one)]
     if idle:
         lines.append(
-            f"In isolating variables {_listed(idle)} {'does' if len(idle) == 1 else 'do'} no better than exchanging "
-            "nothing or everything, which scores ½: the interval reaches down to it."
+            "In isolating variables no better than exchanging nothing or everything, which scores ½ (the interval "
+            f"reaches down to it): {_listed(idle)}."
         )
     short = [one["name"] for one in entrants if one["curve"][-1]["bits"]["mean"] < section["budget"]]
     if short:
         lines.append(
-            f"With all parts {_listed(short)} spend{'s' if len(short) == 1 else ''} less than the budget of "
-            f"{number(section['budget'])} bits; what is compared there is all that they have."
+            f"With all parts these spend less than the budget of {number(section['budget'])} bits, and what is "
+            f"compared there is all that they have: {_listed(short)}."
         )
     wide = [one["name"] for one in entrants if one["largest"] > 1]
     if wide and len(wide) < len(entrants):
@@ -60,13 +60,19 @@ def remarks(section: Mapping[str, Any]) -> list[str]:
     weak = [
         one["name"]
         for one in entrants
-        if "angle" in one["measures"]
+        if one["kind"] != _BASELINE
+        and "angle" in one["measures"]
         and one["chance_angle"] is not None
         and estimate(one["measures"]["angle"]).mean is not None
         and float(estimate(one["measures"]["angle"]).mean or 0.0) > 0.9 * one["chance_angle"]
     ]
     if weak:
         lines.append(f"Another seed of {_listed(weak)} finds hardly more of the same parts than chance does.")
+    if section["tokens"] is not None:
+        lines.append(
+            f"Dictionaries were trained on {section['tokens']:,} tokens of the stream; what more training would make "
+            "of them is not known here."
+        )
     if section["seeds"] < 3:
         lines.append("Fewer than three seeds cannot tell how fits differ; ask for three or more.")
     return lines

@@ -41,6 +41,9 @@ MEASURES: Mapping[str, Measure] = {
 }
 """What is measured, in the order of the table."""
 
+_SHARES = ("best_part", "cause", "isolate", "disentangle")
+_COSTS = ("seconds", "microseconds", "flops")
+
 _DOTS = ("best_part", "needed", "slope", "linearity", "side", "cause", "isolate", "disentangle", "angle", "seconds")
 
 
@@ -63,7 +66,7 @@ def comparison(report: Mapping[str, Any], palette: Palette, note: str) -> Sectio
     given = report["comparison"]
     entrants: Sequence[Entrant] = given["entrants"]
     hues = _hues(entrants, palette)
-    blocks: list[Block] = [_overview(given, hues, note), _rates(given, hues, note), _dots(entrants, hues)]
+    blocks: list[Block] = [*_overview(given, hues, note), _rates(given, hues, note), _dots(entrants, hues)]
     for field, caption, fold, columns in _DETAILS:
         if any(one[field] for one in entrants):
             blocks.append(_details(entrants, hues, field, caption, fold, columns))
@@ -116,9 +119,11 @@ def _hues(entrants: Sequence[Entrant], palette: Palette) -> dict[str, str]:
     return hues
 
 
-def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> Table:
+def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> list[Table]:
+    """What it is worth, and, lest the table be wider than a page, by itself what it costs."""
     entrants: Sequence[Entrant] = given["entrants"]
     keys = [key for key in MEASURES if any(key in one["measures"] for one in entrants)]
+    sides = [[key for key in keys if (key in _COSTS) == cost] for cost in (False, True)]
     best = {key: best_of(entrants, key) for key in keys}
     level = {key: level_with(entrants, key) for key in keys}
 
@@ -127,29 +132,31 @@ def _overview(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> T
         if value.mean is None:
             return Cell("")
         near = one["name"] in level[key]
-        ends = f"{'≈ ' if near else ''}{interval(value, 2)}"
+        tiny = key in _SHARES and abs(value.mean) < 0.005
+        ends = "" if tiny else interval(value, 2).replace(" to ", "…")
+        ends = f"≈ {ends}".strip() if near and ends else ends
         words = f"{one['name']}\n{measure.title} {phrase(value, measure.unit)}"
         words += "\nbest" if one is best[key] else "\nnot clearly apart from the best" if near else ""
-        return Cell(number(value.mean, 2), ends, words, marked=one is best[key])
+        return Cell("0.00" if tiny else number(value.mean, 2), ends, words, marked=one is best[key])
 
-    rows = tuple(
-        (
-            Cell(one["name"], _shape(one), hue=hues[one["name"]]),
-            *(cell(one, key) for key in keys),
+    def table(caption: str, own: Sequence[str]) -> Table:
+        rows = tuple(
+            (Cell(one["name"], _shape(one), hue=hues[one["name"]]), *(cell(one, key) for key in own))
+            for one in entrants
         )
-        for one in entrants
-    )
-    head = (Cell("decomposition"), *(Cell(MEASURES[key].title, _arrow(key)[:4]) for key in keys))
+        head = (Cell("decomposition"), *(Cell(MEASURES[key].title, _arrow(key)[:4]) for key in own))
+        return Table(caption, head, rows)
+
     caption = (
         f"Every decomposition by every measure; means over labels and variables. Framed: the best; ≈: its interval "
         f"overlaps that of the best; below each title, which end is better. Divergence: of the {given['output']}, in "
-        f"nats, where {number(given['budget'])} bits are spent on a token. Best part: balanced accuracy of reading a "
-        f"label from it. Slope: what a step of one class-mean gap along one part does, as a share of what exchanging "
-        f"the whole state does; R²: how straight. Disentangle: the mean of cause and isolate; ½ is no finding. Angle: "
-        f"between matched parts of two seeds, in degrees. Seconds: to fit; µs and operations: to encode and decode. "
-        f"{note}"
+        f"nats, where {number(given['budget'])} bits are spent on a token, a geometric mean over seeds. Best part: "
+        f"balanced accuracy of reading a label from it. Slope: what a step of one class-mean gap along one part does, "
+        f"as a share of what exchanging the whole state does; R²: how straight. Disentangle: the mean of cause and "
+        f"isolate; ½ is no finding. Angle: between matched parts of two seeds, in degrees. {note}"
     )
-    return Table(caption, head, rows)
+    costs = "What it costs: seconds to fit, and for each token microseconds and operations to encode and decode."
+    return [table(words, own) for words, own in ((caption, sides[0]), (costs, sides[1])) if own]
 
 
 def _shape(one: Entrant) -> str:
@@ -173,13 +180,13 @@ def _rates(given: Mapping[str, Any], hues: Mapping[str, str], note: str) -> Figu
     panels = list[Panel]()
     for kind in dict.fromkeys(one["kind"] for one in entrants):
         chart = Chart(x, y, x_label="bits a token", y_label="divergence (nats)", width=NARROW)
-        chart.rule(given["budget"], "null")
+        chart.rule(given["budget"], "null base")
         if nothing is not None and nothing > 0:
-            chart.rule(nothing, "null", upright=False)
+            chart.rule(nothing, "null base", upright=False)
         for one, own in zip(entrants, told, strict=True):
             # the others stand behind, to compare with
             if one["kind"] != kind:
-                chart.line([p["bits"]["mean"] for p in own], [p["divergence"]["mean"] for p in own], "null")
+                chart.line([p["bits"]["mean"] for p in own], [p["divergence"]["mean"] for p in own], "base thin")
         for one, own in zip(entrants, told, strict=True):
             if one["kind"] == kind:
                 xs, style = [point["bits"]["mean"] for point in own], hues[one["name"]]
@@ -220,7 +227,7 @@ def _dots(entrants: Sequence[Entrant], hues: Mapping[str, str]) -> Figure:
         scale = Scale.over([item.mean for item in found], log=True) if log else Scale.over(known, include=measure.null)
         chart = Chart(scale, Scale.of(names), x_label=_arrow(key), left=118, width=300, height=70 + 17 * len(names))
         if measure.null is not None and not log:
-            chart.rule(measure.null, "null")
+            chart.rule(measure.null, "null base")
         for row, (one, item) in enumerate(zip(entrants, found, strict=True)):
             if item.mean is None:
                 continue
