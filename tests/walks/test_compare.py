@@ -28,7 +28,7 @@ QUICK = {
         "held_out": 500,
         "judged": 16,
         "ablated": 2,
-        "exchanged": 2,
+        "exchanged": 1,
         "steps": 3,
         "replicates": 40,
         "reading": {"class": "Reading", "splits": 2, "most": 400},
@@ -94,14 +94,14 @@ def check(report: Any, names: set[str]) -> None:
 def test_a_language_model(assets: Path, tmp_path: Path) -> None:
     record = smaller("compare-stories", seeds=1, suites=[{"class": "Asking", "suite": "stories", "prompts": 24}])
     # the others take part in the walk of the forecaster
-    kept = [one for one in record["entrants"] if one["class"] in ("Vectors", "Sparse", "RandomRotation")]
-    record["entrants"] = [one for one in kept if one.get("training") != "e2e" and one.get("method") != "probe_normal"]
+    names = {"control vectors", "e2e+ds dictionary", "random rotation × 8"}
+    kept = [one.name in names for one in recipes()["compare-stories"].entrants]  # pyright: ignore[reportAttributeAccessIssue]
+    record["entrants"] = [one for one, wanted in zip(record["entrants"], kept, strict=True) if wanted]
     record["data"]["model"] = str(assets / "lm/stories260K")
     record["data"]["corpus"]["source"]["paths"] = [str(assets / "lm/tinystories_1000.json")]
     record["data"]["corpus"] |= {"context": 64, "tokens": 20_000}
     record["course"] |= {"tokens": 3000}
     report = run(record, tmp_path)
-    names = {"control vectors", "local dictionary", "e2e+ds dictionary", "random rotation × 8"}
     check(report, names)
     first = report["comparison"]["entrants"][0]
     assert {one["name"] for one in first["labels"]} == {"capitalized", "sentence start", "pronoun", "quotation"}
@@ -179,7 +179,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
     assert Job.from_json(job.to_json()) == job
 
 
-def test_suites_are_not_for_forecasters(finished: Path) -> None:
-    job = Compare(SceneData(finished), "agent.2", suites=(Asking("stories"),))
+def test_what_a_forecaster_cannot_give_is_refused(tmp_path: Path) -> None:
+    job = Compare(SceneData(tmp_path), "agent.2", suites=(Asking("stories"),))
     with pytest.raises(ValueError, match="prompt suites are for language models"):
         job.check()
+    with pytest.raises(ValueError, match="holds no forecaster; give the folder of a words-in-motion run"):
+        execute(Compare(SceneData(tmp_path), "agent.2"), tmp_path / "run", Console(file=StringIO()))

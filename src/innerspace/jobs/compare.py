@@ -68,8 +68,14 @@ class Compare(Job):
     measuring: Measuring = field(default_factory=Measuring)
 
     def check(self) -> None:
-        """Refuse entrants that cannot be told apart, files that are not there, and too little to judge by."""
-        self.data.check()
+        """Refuse entrants that cannot be told apart, and too little to judge by.
+
+        A forecaster's run is looked for first of all when the job begins.
+        """
+        if isinstance(self.data, SceneData):
+            self.data.data.check()
+        else:
+            self.data.check()
         names = [entrant.name for entrant in self.entrants]
         if not names:
             raise ValueError("no entrant was named, so there is nothing to compare")
@@ -88,6 +94,7 @@ class Compare(Job):
     def run(self, run: Run) -> Path:
         """Make all, judge all, and write the page."""
         started = datetime.now(UTC)
+        self.data.check()
         subject = self.data.open(run)
         ground = self.ground(subject)
         run.say(f"[bold]1[/] {escape(subject.description)}")
