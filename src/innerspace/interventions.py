@@ -2,11 +2,11 @@
 
 All are values: they return a new hidden state and change nothing. ``Read`` is the write of the identity; ``Splice``
 replaces a state by its reconstruction, ``Fix`` by a constant; ``Steer`` adds directions; ``Write`` gives some parts of
-a decomposition other coordinates, which ``patch`` takes from another pass and ``ablate`` from a constant; ``At``
-restricts another one to some positions.
+a decomposition other coordinates, which ``patch`` takes from another pass, ``ablate`` from a constant and ``hold``
+from a value for each latent; ``At`` restricts another one to some positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,16 @@ Rule = Callable[[Float[Tensor, "*positions n"], Visit], Float[Tensor, "*position
 
 
 @dataclass(frozen=True, eq=False)
+class Constant:
+    """The rule by which coordinates are a constant, whatever they were."""
+
+    to: Float[Tensor, "n"]
+
+    def __call__(self, z: Float[Tensor, "*positions n"], visit: Visit) -> Float[Tensor, "*positions n"]:  # noqa: ARG002
+        return self.to.to(z).expand_as(z)
+
+
+@dataclass(frozen=True, eq=False)
 class Write:
     """x + lift(z′ − z), where z′ differs from z in some parts only: there it is ``rule`` of their coordinates.
 
@@ -172,11 +182,21 @@ def ablate(via: Decomposition, parts: int | Sequence[int], to: Float[Tensor, "n"
         raise ValueError(
             f"{_named(parts)} {'has' if isinstance(parts, int) else 'have'} {count} coordinates, the constant {len(to)}"
         )
+    return Write(via, parts, Constant(torch.zeros(count) if to is None else to))
 
-    def rule(z: Tensor, visit: Visit) -> Tensor:  # noqa: ARG001
-        return torch.zeros_like(z) if to is None else to.to(z).expand_as(z)
 
-    return Write(via, parts, rule)
+def hold(via: Decomposition, to: Mapping[int, float]) -> Write:
+    """Hold latents at values, in units of the code, whatever they were: ``hold(dictionary, {7: 3.0})``.
+
+    All other latents stay, and so does what the dictionary does not explain. Templeton et al. 2024.
+
+    Raises:
+        ValueError: as ``Write``, and for a part of several coordinates.
+    """
+    parts = list(to)
+    if len(coordinates_of(via, parts)) != len(parts):
+        raise ValueError("one value holds one coordinate; for parts of several there is ablate(via, parts, to)")
+    return Write(via, parts, Constant(torch.tensor([float(value) for value in to.values()])))
 
 
 @dataclass(frozen=True, eq=False)

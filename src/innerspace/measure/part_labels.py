@@ -173,11 +173,11 @@ def _read(
     spaces = [*parts, slice(0, rows.shape[1])]
     scores = torch.zeros(2, len(rotations), len(spaces), reading.splits, dtype=torch.float64)
     for split in range(reading.splits):
-        train, test = _split(name, y, group, reading.held_out, generator)
+        train, test = split_groups(name, y, group, reading.held_out, generator)
         for turn, rotation in enumerate(rotations):
             z = x @ rotation.T
-            sides = _Sides(z[train], y[train], z[test], y[test])
-            for reader, read in enumerate((_linear(sides, reading.ridge), _voted(sides, reading.neighbors))):
+            sides = Sides(z[train], y[train], z[test], y[test])
+            for reader, read in enumerate((linear_reader(sides, reading.ridge), _voted(sides, reading.neighbors))):
                 scores[reader, turn, :, split] = torch.tensor([read(space) for space in spaces])
     overlap = reading.held_out / (1 - reading.held_out)
 
@@ -191,7 +191,7 @@ def _read(
     return _Found(int(y.max()) + 1, len(y), majority(y), told)
 
 
-class _Sides(NamedTuple):
+class Sides(NamedTuple):
     """Rows and classes to learn from, and to be judged on."""
 
     train: Float[Tensor, "n d"]
@@ -200,7 +200,7 @@ class _Sides(NamedTuple):
     truth: Int[Tensor, "m"]
 
 
-def _split(
+def split_groups(
     name: str, y: Int[Tensor, "n"], group: Int[Tensor, "n"], held_out: float, generator: torch.Generator
 ) -> tuple[Int[Tensor, "train"], Int[Tensor, "test"]]:
     """Rows of other groups on either side, of the classes that are on both."""
@@ -215,7 +215,7 @@ def _split(
     return train, test
 
 
-def _linear(sides: _Sides, ridge: float) -> Callable[[slice], float]:
+def linear_reader(sides: Sides, ridge: float) -> Callable[[slice], float]:
     """Fisher's discriminant in a part: the moments are those of the whole space, taken once."""
     member = torch.nn.functional.one_hot(sides.classes).to(sides.train)
     there = member.sum(0) > 0
@@ -234,7 +234,7 @@ def _linear(sides: _Sides, ridge: float) -> Callable[[slice], float]:
     return read
 
 
-def _voted(sides: _Sides, neighbors: int) -> Callable[[slice], float]:
+def _voted(sides: Sides, neighbors: int) -> Callable[[slice], float]:
     """The classes of the nearest training rows in a part, each vote weighted by the inverse size of its class."""
     vote = torch.nn.functional.one_hot(sides.classes).float()
     vote = vote / vote.sum(0).clamp_min(1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.compare import comparison
 from innerspace.report.control_loop import control_loop
 from innerspace.report.end_to_end import end_to_end
 from innerspace.report.features import features
@@ -46,6 +47,7 @@ _OF_SUBSPACES: dict[str, _Builder] = {
 }
 
 _SECTIONS: dict[str, _Builder] = {
+    "comparison": comparison,
     "sweep": sweep,
     "sparsity": sparsity,
     "scenes": forecasts,
@@ -97,7 +99,8 @@ def render(report: Mapping[str, Any]) -> str:
         lead = "Numbers that have no figure of their own."
         sections.append(Section("others", "Other numbers", lead, (facts(others),)))
     # the sections on subspaces show contexts as those on dictionaries do
-    kept = {"dictionaries": {**_OF_DICTIONARIES, **_OF_SUBSPACES}, "subspaces": _OF_SUBSPACES}
+    shaded = {**_OF_DICTIONARIES, **_OF_SUBSPACES, "comparison": comparison}
+    kept = {"dictionaries": shaded, "subspaces": _OF_SUBSPACES}
     parts = ["page", *(part for part, keys in kept.items() if any(key in record for key in keys))]
     style, script = ("".join(_resource(f"{part}.{ending}") for part in parts) for ending in ("css", "js"))
     return _template().render(report=record, sections=sections, style=style, script=script)
@@ -143,6 +146,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
     """Every kind of training that is drawn in a color of its own."""
+    yield from (one["kind"] for one in record.get("comparison", {}).get("entrants", ()))
     compared = (record.get(key, {}).get("runs", ()) for key in ("pareto", "end_to_end"))
     for runs in (*compared, *(record.get(key, ()) for key in _RUNS)):
         yield from (run["kind"] for run in runs if "kind" in run)
