@@ -20,6 +20,7 @@ from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
 from innerspace.jobs.data import Data, read_source
 from innerspace.jobs.job import Job, Run, execute
+from innerspace.jobs.scenes import SceneData
 from innerspace.jobs.text import TextData
 from innerspace.jobs.vectors import vectors_of
 from innerspace.language.corpora import Corpus, prepare
@@ -95,7 +96,7 @@ def test_there_is_no_other_example() -> None:
 
 def test_the_flags_of_the_readme_exist() -> None:
     flags = set(re.findall(r"--data\.([\w-]+)", (ROOT / "README.md").read_text()))
-    known = {*Data.__dataclass_fields__, *TextData.__dataclass_fields__}
+    known = {*Data.__dataclass_fields__, *SceneData.__dataclass_fields__, *TextData.__dataclass_fields__}
     assert flags <= {name.replace("_", "-") for name in known}
 
 
