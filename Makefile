@@ -25,7 +25,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix src tests benchmarks examples
 
 bench: $(READY)  ## all benchmarks, each printing its ratios
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/contenders.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
