@@ -102,3 +102,11 @@ def test_temperatures_of_a_wrong_shape() -> None:
     case = CASES["blocks"]()
     with pytest.raises(ValueError, match=r"shape \[3\]; a number, \[2\]"):
         case.model.run(case.batch, {"first": Steer(torch.ones(2, 8), torch.ones(3))})
+
+
+def test_what_is_skipped_is_skipped_among_all_tokens_too() -> None:
+    valid = torch.tensor([[True, True, True], [False, True, True]])
+    chosen = Where("all", skip=1).select((2, 3), valid)
+    # the first valid token of a row, wherever it stands; padding stays among all
+    assert chosen.tolist() == [[False, True, True], [True, False, True]]
+    assert Where("all").select((2, 3), valid).all()
