@@ -163,6 +163,37 @@ def test_the_divergence_of_a_forecast_from_itself_is_zero(network: Wayformer, ba
     assert model.family.divergence(network, clean, other, None) > 1e-3
 
 
+@pytest.mark.parametrize("settings", READINGS, ids=lambda s: f"{s.others} {s.map_tokens}")
+def test_kinds_of_tokens_weigh_alike_until_the_network_learns_otherwise(
+    settings: WayformerSettings, batch: Batch
+) -> None:
+    network, seen = Wayformer(settings), dict[str, torch.Tensor]()
+    gather = network.latents[0].get_submodule("attention")
+    gather.get_submodule("query").requires_grad_(False).weight.zero_()  # pyright: ignore
+    gather.get_submodule("query").bias.zero_()  # pyright: ignore
+    network.norms["tokens"].register_forward_hook(lambda _, __, out: seen.update(memory=out))
+    gather.register_forward_hook(lambda _, __, out: seen.update(gathered=out))
+    # a road and other agents that are there everywhere, so that nothing is hidden
+    full = dataclasses.replace(
+        batch,
+        line_valid=torch.ones_like(batch.line_valid),
+        **{
+            name: dataclasses.replace(tracks, valid=torch.ones_like(tracks.valid))
+            for name, tracks in (("target", batch.target), ("others", batch.others))
+        },
+    )
+    network(full)["trajectory"].sum().backward()
+    steps = 6 if settings.others == "history" else 1
+    nodes = 10 if settings.map_tokens == "node" else 1
+    kinds = seen["memory"].split([6, 5 * steps, 16 * nodes], 1)
+    mean = torch.stack([kind.mean(1) for kind in kinds]).mean(0)
+    values = gather.get_submodule("memory")(mean)[:, 16:]
+    expected = gather.get_submodule("out")(values)[:, None].expand_as(seen["gathered"])
+    torch.testing.assert_close(seen["gathered"], expected, atol=1e-5, rtol=1e-4)
+    assert network.votes.grad is not None
+    assert (network.votes.grad != 0).all()
+
+
 def test_a_cross_block_is_three_steps_on_normalized_input() -> None:
     block = CrossBlock(16, 2, 2, 0.0, among=True).double()
     x, memory = torch.randn(3, 4, 16).double(), torch.randn(3, 7, 16).double()

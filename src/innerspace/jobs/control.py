@@ -324,7 +324,7 @@ class WordsInMotion(Job):
 
         def bench_on(batch: Batch, count: int) -> Bench:
             rows = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))[:count].sort().values
-            return Bench(model, self.site, chunks(batch[rows]), batch.scene[rows], self.steering)
+            return Bench.of(model, self.site, batch[rows], self.steering)
 
         bench, pilot = bench_on(parts.test, self.steering.samples), bench_on(parts.fit, 150)
         taus = dict[str, Tensor]()

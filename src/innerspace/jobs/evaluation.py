@@ -7,7 +7,6 @@ from rich.table import Table
 
 from innerspace.jobs.data import Data
 from innerspace.jobs.finished import Finished
-from innerspace.jobs.parts import chunks
 from innerspace.jobs.steering import MEASURES, Bench
 from innerspace.jobs.summary import judge_forecasts
 from innerspace.jobs.vectors import Fitted
@@ -31,7 +30,7 @@ def evaluate(folder: Path, data: Data) -> Table:
         table.add_row(name, "minFDE, m", f"{scores.min_fde:.2f}")
     settings = run.job.steering
     part = test[slice(0, settings.samples)]
-    bench = Bench(run.model, run.site, chunks(part), part.scene, settings)
+    bench = Bench.of(run.model, run.site, part, settings)
     half = settings.points // 2
     tau = torch.arange(-half, half + 1) * (0.5 / half)
     features = {feature.name: feature for feature in run.job.vocabulary.features}

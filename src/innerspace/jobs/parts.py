@@ -50,6 +50,23 @@ class Parts:
             test_labels=label(test.target, test.dt, vocabulary),
         )
 
+    def halves(self, seed: int = 0) -> tuple[Batch, Batch]:
+        """The test split in two that share no group: one to choose on, one on which to report what was chosen.
+
+        Raises:
+            ValueError: if the test split has a single group.
+        """
+        names = [scene.group for scene in self.splits.test]
+        distinct = sorted(set(names))
+        if len(distinct) < 2:
+            raise ValueError(
+                f"the test split has one group only, {distinct[0]!r}; to choose and to report, two are needed"
+            )
+        order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
+        first = {distinct[i] for i in order[: len(distinct) // 2]}
+        chooses = torch.tensor([name in first for name in names])[self.test.scene]
+        return self.test[chooses], self.test[~chooses]
+
 
 def chunks(batch: Batch, size: int = 400) -> list[Batch]:
     """A batch in pieces that are quick to run and small to hold."""

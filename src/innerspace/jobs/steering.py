@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from innerspace.jobs.parts import chunks
 from innerspace.jobs.vectors import OPTIMIZED, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import readout
@@ -88,6 +89,11 @@ class Bench:
     batches: Sequence[Batch]
     groups: Int[Tensor, "n"]
     settings: Steering
+
+    @staticmethod
+    def of(model: Model, site: str, batch: Batch, settings: Steering) -> "Bench":
+        """A bench of all rows of a batch, whose unit is the scene."""
+        return Bench(model, site, chunks(batch), batch.scene, settings)
 
     @cached_property
     def forks(self) -> list[Fork]:

@@ -3,8 +3,9 @@
 Asks of Words in Motion (Tas and Wagner, ICLR 2025) what can be asked of many vectors only: which way of fitting acts
 most linearly and with the least side effects, where in the network, and whether refining a vector by a sparse
 autoencoder makes its response more linear. A forecaster runs once for all rules and methods, and all vectors of a site
-branch off from the same unsteered passes. Every vector is one line of ``cells.jsonl``; an interrupted sweep goes on
-behind the last of them.
+branch off from the same unsteered passes. Of the test split, to which nothing was fitted, one half chooses the best way
+of every forecaster, and only the other half tells what it does. Every vector is one line of ``cells.jsonl``; an
+interrupted sweep goes on behind the last of them.
 """
 
 import json
@@ -30,7 +31,7 @@ from innerspace.jobs.job import Job, Run
 from innerspace.jobs.optimized import Optimized, optimized_vectors
 from innerspace.jobs.parts import Parts, chunks
 from innerspace.jobs.steering import MEASURES, Bench, Steering
-from innerspace.jobs.sweep_rows import Cell, conclusions, judged_cell, linearity_by_sparsity, overview
+from innerspace.jobs.sweep_rows import Cell, best_ways, conclusions, judged_cell, linearity_by_sparsity, overview
 from innerspace.jobs.vectors import OPTIMIZED, PLAIN, SEQUENTIAL, Dictionaries, Fitted, Kind, fit_vectors
 from innerspace.learn.solve import Method
 from innerspace.measure.fidelity import row_fidelity
@@ -52,7 +53,9 @@ class Sweep(Job):
 
     ``sites`` are those of every forecaster; ``tokens`` the rules that say which hidden states stand for an agent.
     ``methods`` are the estimators. ``dictionaries`` refine vectors, with each number of ``latents``. All is repeated
-    for ``seeds``, each with scenes drawn anew; optimized vectors as often as their own settings say.
+    for ``seeds``, each with scenes drawn anew; optimized vectors as often as their own settings say. Each forecaster is
+    trained ``forecaster_seeds`` times, and all is repeated for each. ``steering.samples`` agents choose the best way of
+    a forecaster, ``held_out`` others judge it.
     """
 
     data: Data = field(default_factory=Data)
@@ -67,6 +70,8 @@ class Sweep(Job):
     optimized: Optimized = field(default_factory=Optimized)
     steering: Steering = field(default_factory=Steering)
     seeds: int = 3
+    forecaster_seeds: int = 1
+    held_out: int = 400
 
     def check(self) -> None:
         """Refuse unknown sites and methods, and settings that contradict each other, before anything is trained."""
@@ -84,8 +89,9 @@ class Sweep(Job):
             raise ValueError(f"methods: unknown {unknown[0]!r}; possible are {', '.join(usable)}")
         if self.methods[:1] != (PLAIN,):
             raise ValueError(f"methods should begin with {PLAIN}, with which the others are compared")
-        if self.seeds < 1:
-            raise ValueError(f"seeds should be at least 1, it is {self.seeds}")
+        for name, least in (("seeds", 1), ("forecaster_seeds", 1), ("held_out", 10)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} should be at least {least}, it is {getattr(self, name)}")
         if self.dictionaries.k > min(self.latents):
             raise ValueError(
                 f"dictionaries: k {self.dictionaries.k} should not exceed the fewest latents, {min(self.latents)}"
@@ -97,20 +103,31 @@ class Sweep(Job):
         framing = self.forecasters[0].framing
         splits = self.data.read(framing)
         parts = Parts.of(splits, framing, self.vocabulary)
-        run.say(f"  {splits.description}")
+        choosing, held_out = (
+            _some(half, count)
+            for half, count in zip(parts.halves(), (self.steering.samples, self.held_out), strict=True)
+        )
+        run.say(f"  {splits.description}; {len(choosing)} agents choose, {len(held_out)} others judge what was chosen")
         known = _cells(run.folder / "cells.jsonl")
-        scores = dict[str, dict[str, ForecastScores]]()
-        for i, settings in enumerate(self.forecasters):
-            name = self.names[i]
-            run.say(f"[bold]{i + 1}[/] {escape(name)}")
-            model = self._trained(settings, parts, run.folder / "forecasters" / name)
-            scores[name] = summary.judge_forecasts(model, parts.test)
-            for held in self._held(model, parts):
-                for cell in self._judge(model, name, held, parts, known, run):
-                    with (run.folder / "cells.jsonl").open("a") as file:
-                        file.write(json.dumps(cell.to_json()) + "\n")
-                    known[cell.key] = cell
-        cells = list(known.values())
+        scores = dict[str, list[dict[str, ForecastScores]]]()
+        for name, settings in zip(self.names, self.forecasters, strict=True):
+            run.say(f"[bold]{escape(name)}[/]")
+            folder = run.folder / "forecasters" / name
+            models = [self._trained(settings, i, parts, folder / str(i)) for i in range(self.forecaster_seeds)]
+            scores[name] = [summary.judge_forecasts(model, parts.test) for model in models]
+            found = list[Found]()
+            for i, model in enumerate(models):
+                for held in self._held(model, parts):
+                    bench = Bench.of(model, held.site, choosing, self.steering)
+                    for item in self._found(model, (name, i), held, parts, bench, folder / str(i), run):
+                        found.append(item)
+                        self._judge(item, bench, known, run)
+            ways = best_ways([known[item.cell.key] for item in found], self.steering.reaches)
+            for item in found:
+                if ways.get(item.cell.feature) == item.cell.way:
+                    bench = Bench.of(models[item.cell.trained], item.cell.site, held_out, self.steering)
+                    self._judge(replace(item, cell=replace(item.cell, held_out=True)), bench, known, run)
+        chosen, cells = ([cell for cell in known.values() if cell.held_out == told] for told in (True, False))
         provenance = Provenance.collect(
             seeds=list(range(self.seeds)),
             data=splits.description,
@@ -118,20 +135,20 @@ class Sweep(Job):
             seconds=(datetime.now(UTC) - started).total_seconds(),
         )
         provenance.save(run.folder / "provenance.json")
-        samples = min(self.steering.samples, len(parts.test))
         report: dict[str, Any] = {
             "title": "Control vectors, swept",
             "question": (
                 "Which way of fitting a control vector acts most linearly and with the least side effects, in which "
                 "forecaster and where, and does refining it by a sparse autoencoder make it more linear?"
             ),
+            "best": overview(chosen),
             "sweep": overview(cells),
             "sparsity": linearity_by_sparsity(cells),
-            **conclusions(cells, scores, self.seeds, self.steering.reaches),
+            **conclusions(cells, chosen, scores, self.steering.reaches),
             "notes": {
-                "sweep": f"{samples} agents of the test split, to which nothing was fitted; intervals over "
-                f"{self.seeds} seeds: scenes drawn anew with replacement, autoencoders trained anew. Each forecaster "
-                f"was trained once."
+                "best": f"{len(held_out)} agents of the test split, of other scenes than the {len(choosing)} that "
+                f"chose and than all that was fitted. {self._repeated}",
+                "sweep": f"{len(choosing)} agents of the test split, to which nothing was fitted. {self._repeated}",
             },
             "job": self.to_json(),
             "provenance": provenance.to_json(),
@@ -145,21 +162,37 @@ class Sweep(Job):
         kinds = [type(settings).__name__.removesuffix("Settings") for settings in self.forecasters]
         return [kind if kinds.count(kind) == 1 else f"{kind}-{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
 
-    def _trained(self, settings: AnyForecaster, parts: Parts, folder: Path) -> Model:
-        torch.manual_seed(self.training.seed)
+    @property
+    def _repeated(self) -> str:
+        """What intervals are of."""
+        if self.forecaster_seeds > 1:
+            return f"Intervals over {self.forecaster_seeds} trainings, each with the mean of its vectors."
+        return (
+            f"Intervals over {self.seeds} seeds: scenes drawn anew with replacement, autoencoders trained anew. Each "
+            "forecaster was trained once."
+        )
+
+    def _trained(self, settings: AnyForecaster, trained: int, parts: Parts, folder: Path) -> Model:
+        training = replace(self.training, seed=self.training.seed + trained)
+        torch.manual_seed(training.seed)
         network = settings.build()
-        train(network, parts.train, parts.validate, self.training, folder)
+        train(network, parts.train, parts.validate, training, folder)
         network.eval().requires_grad_(False)
         save(network, folder)
         return Model(network, settings.family)
 
-    def _judge(
-        self, model: Model, forecaster: str, held: "Held", parts: Parts, known: dict[str, Cell], run: Run
-    ) -> Iterator[Cell]:
-        """The cells of a site that are not known yet."""
-        bench = self._bench(model, held.site, parts.test, self.steering.samples)
-        pilot = self._bench(model, held.site, parts.fit, 150)
-        folder = run.folder / "forecasters" / forecaster
+    def _found(
+        self,
+        model: Model,
+        which: tuple[str, int],
+        held: "Held",
+        parts: Parts,
+        bench: Bench,
+        folder: Path,
+        run: Run,
+    ) -> "Iterator[Found]":
+        """The vectors of a site of a forecaster by name and training, with the temperatures at which to judge them."""
+        pilot = Bench.of(model, held.site, _some(parts.fit, 150), self.steering)
         autoencoders: dict[tuple[int, Kind, int], Autoencoder] = {
             (size, kind, seed): replace(self.dictionaries, latents=size).train(
                 held.every, kind, seed, folder / f"{held.site}-{size}", held.whole.get(self.tokens[0])
@@ -173,15 +206,22 @@ class Sweep(Job):
             vectors = self._vectors(model, held, rule, parts, autoencoders)
             taus = dict[str, Tensor]()
             for latents, item in run.track(vectors, f"{held.site}, {rule}"):
-                cell = Cell.of(item, forecaster, held.site, str(rule), latents)
-                if cell.key in known:
-                    continue
                 # the step of an optimized vector is not a gap between class means
                 name = f"{item.feature.name}, {item.method == OPTIMIZED}"
                 if name not in taus:
                     taus[name] = bench.temperatures(item, pilot)
-                found = fidelity[latents, _kind(item), item.seed] if latents else {}
-                yield judged_cell(cell, bench.judge(item, item.along, taus[name]), found)
+                cell = Cell.of(item, *which, held.site, str(rule), latents)
+                kept = fidelity[latents, _kind(item), item.seed] if latents else {}
+                yield Found(cell, item, taus[name], kept)
+
+    def _judge(self, item: "Found", bench: Bench, known: dict[str, Cell], run: Run) -> None:
+        """Judge a vector whose cell is not known yet."""
+        if item.cell.key in known:
+            return
+        cell = judged_cell(item.cell, bench.judge(item.fitted, item.fitted.along, item.tau), item.fidelity)
+        with (run.folder / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(cell.to_json()) + "\n")
+        known[cell.key] = cell
 
     def _vectors(
         self,
@@ -208,10 +248,6 @@ class Sweep(Job):
             refined = fit_vectors(rows, labels, scenes, origin, (), own, self.seeds, held.whole.get(rule))
             found += [(size, item) for item in refined]
         return [(latents, item) for latents, item in found if item.feature.name in MEASURES]
-
-    def _bench(self, model: Model, site: str, batch: Batch, count: int) -> Bench:
-        rows = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))[:count].sort().values
-        return Bench(model, site, chunks(batch[rows]), batch.scene[rows], self.steering)
 
     def _held(self, model: Model, parts: Parts) -> "list[Held]":
         """The hidden states of every site, from one pass over each split."""
@@ -249,6 +285,21 @@ class Held:
     test: Float[Tensor, "others d"]
     whole: dict[TokenRule, Sequences]
     held_out: dict[TokenRule, Sequences]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A vector to be judged: its cell, the temperatures, and how faithful its autoencoder is."""
+
+    cell: Cell
+    fitted: Fitted
+    tau: Float[Tensor, "t"]
+    fidelity: dict[str, float]
+
+
+def _some(batch: Batch, count: int) -> Batch:
+    """So many rows at random, always the same, in their order."""
+    return batch[torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))[:count].sort().values]
 
 
 def _kind(fitted: Fitted) -> Kind:

@@ -1,7 +1,7 @@
-"""What a sweep finds: a cell for every vector, rows over seeds, and whether sparse refinement makes steering linear."""
+"""What a sweep finds: a cell for every vector, rows over seeds, the best way, and whether sparsity makes it linear."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,15 @@ _MORE, _LESS = "more linear", "less linear"
 
 LINEARITY = ("pearson", "r2", "straightness")
 
+LINEAR = 0.95
+"""The R² from which a response counts as linear."""
+
+CLEAN = 1 / 5
+"""Up to this share of its own effect a vector's side effects count as small."""
+
+Way = tuple[str, str, str, int]
+"""Site, token rule, method and number of latents: how a vector is fitted, and where it steers."""
+
 
 @dataclass(frozen=True)
 class Cell(Value):
@@ -27,7 +36,8 @@ class Cell(Value):
     ``span`` is the response at the ends of the range on which the curve is monotone, in percent, m/s² or degrees;
     ``side`` the largest change of another measure over that of its own, both in spreads of unsteered agents;
     ``feasible`` the change of the share of forecasts that can be driven, at the stronger end. ``latents`` is 0, and
-    ``explained`` and ``l0`` are None, where no autoencoder took part.
+    ``explained`` and ``l0`` are None, where no autoencoder took part. ``trained`` is the forecaster's training seed.
+    ``held_out`` cells are of agents on which no way was chosen.
     """
 
     forecaster: str
@@ -45,22 +55,35 @@ class Cell(Value):
     feasible: float = 0.0
     explained: float | None = None
     l0: float | None = None
+    trained: int = 0
+    held_out: bool = False
 
     @staticmethod
-    def of(fitted: Fitted, forecaster: str, site: str, tokens: str, latents: int) -> "Cell":
+    def of(fitted: Fitted, forecaster: str, trained: int, site: str, tokens: str, latents: int) -> "Cell":
         """The cell of a vector that is not judged yet."""
-        return Cell(forecaster, site, tokens, fitted.feature.name, fitted.method, latents, fitted.seed)
+        place = (forecaster, site, tokens, fitted.feature.name)
+        return Cell(*place, fitted.method, latents, fitted.seed, trained=trained)
 
     @property
     def key(self) -> str:
         """What tells it from all other cells of a sweep."""
-        place = (self.forecaster, self.site, self.tokens, self.feature, self.method, self.latents, self.seed)
+        place = (*self.place, self.method, self.latents, *self.repetition, self.held_out)
         return " | ".join(map(str, place))
 
     @property
     def place(self) -> tuple[str, str, str, str]:
         """Where it steers, and what."""
         return self.forecaster, self.site, self.tokens, self.feature
+
+    @property
+    def way(self) -> Way:
+        """How it was fitted, and where it steers."""
+        return self.site, self.tokens, self.method, self.latents
+
+    @property
+    def repetition(self) -> tuple[int, int]:
+        """The seeds of the forecaster and of the vector."""
+        return self.trained, self.seed
 
 
 def judged_cell(cell: Cell, judged: Judged, fidelity: Mapping[str, float]) -> Cell:
@@ -73,8 +96,8 @@ def judged_cell(cell: Cell, judged: Judged, fidelity: Mapping[str, float]) -> Ce
     feasible = judged.responses["feasible"]
     base = feasible.value[feasible.tau == 0].mean()
     ends = feasible.value[[0, -1]].mean(1) - base
-    return Cell(
-        *(getattr(cell, name) for name in ("forecaster", "site", "tokens", "feature", "method", "latents", "seed")),
+    return replace(
+        cell,
         pearson=curve.pearson.mean,
         r2=curve.r2.mean,
         straightness=curve.straightness.mean,
@@ -87,7 +110,7 @@ def judged_cell(cell: Cell, judged: Judged, fidelity: Mapping[str, float]) -> Ce
 
 
 def overview(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A row for every way and place, with intervals over seeds."""
+    """A row for every way and place, with intervals over seeds: the forecaster's where it has several."""
     groups = dict[tuple[Any, ...], list[Cell]]()
     for cell in cells:
         groups.setdefault((*cell.place, cell.method, cell.latents), []).append(cell)
@@ -97,10 +120,8 @@ def overview(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             **dict(zip(names, key, strict=True)),
             "unit": MEASURES[key[3]].unit,
             "seeds": len(group),
-            **{name: over_seeds([getattr(cell, name) for cell in group]).to_json() for name in LINEARITY},
+            **{name: _over(group, name).to_json() for name in (*LINEARITY, "side", "feasible")},
             "span": [sum(cell.span[i] for cell in group) / len(group) for i in (0, 1)],
-            "side": over_seeds([cell.side for cell in group]).to_json(),
-            "feasible": over_seeds([cell.feasible for cell in group]).to_json(),
             "explained": _mean([cell.explained for cell in group]),
             "l0": _mean([cell.l0 for cell in group]),
         }
@@ -108,16 +129,39 @@ def overview(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     ]
 
 
+def best_ways(cells: Sequence[Cell], reach: Mapping[str, float]) -> dict[str, Way]:
+    """By feature the way that is best for a forecaster, to be reported on agents that did not choose it.
+
+    A vector that hardly moves anything is easily linear and clean: candidates change their feature by half of ``reach``
+    or more on both sides. Of those that are linear, the one with the least side effects; the most linear where none is.
+    A feature that no vector moves so far is left out.
+    """
+    found = dict[str, Way]()
+    rows = overview(cells)
+    for feature in dict.fromkeys(cell.feature for cell in cells):
+        mine = [row for row in rows if row["feature"] == feature]
+        mine = [row for row in mine if -row["span"][0] >= reach[feature] / 2 <= row["span"][1]]
+        if not mine:
+            continue
+        linear = [row for row in mine if row["r2"]["mean"] >= LINEAR]
+        best = (
+            min(linear, key=lambda row: row["side"]["mean"]) if linear else max(mine, key=lambda row: row["r2"]["mean"])
+        )
+        found[feature] = (best["site"], best["tokens"], best["method"], best["latents"])
+    return found
+
+
 def linearity_by_sparsity(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The claim that enforcing sparsity makes the response more linear, taken as a hypothesis.
 
     Every refined vector is paired with the plain one of the same place and seed. The gain of a kind is averaged over
-    places within each seed, and its interval is that over seeds. Beside the sparse kinds stands one whose code is
-    dense: what it gains is not owed to sparsity.
+    places within each seed, and its interval is that over seeds: the forecaster's where it has several. Beside the
+    sparse kinds stands one whose code is dense: what it gains is not owed to sparsity.
     """
-    plain = {(*cell.place, cell.seed): cell for cell in cells if cell.method == PLAIN}
+    plain = {(*cell.place, cell.repetition): cell for cell in cells if cell.method == PLAIN}
+    several = len({cell.trained for cell in cells}) > 1
     rows = list[dict[str, Any]]()
-    refined = [cell for cell in cells if cell.latents and (*cell.place, cell.seed) in plain]
+    refined = [cell for cell in cells if cell.latents and (*cell.place, cell.repetition) in plain]
     for feature in dict.fromkeys(cell.feature for cell in refined):
         for method in dict.fromkeys(cell.method for cell in refined):
             own = [cell for cell in refined if (cell.feature, cell.method) == (feature, method)]
@@ -127,10 +171,10 @@ def linearity_by_sparsity(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             for name in (*LINEARITY, "side"):
                 by_seed = dict[int, list[float]]()
                 for cell in own:
-                    gain = getattr(cell, name) - getattr(plain[(*cell.place, cell.seed)], name)
-                    by_seed.setdefault(cell.seed, []).append(gain)
+                    gain = getattr(cell, name) - getattr(plain[(*cell.place, cell.repetition)], name)
+                    by_seed.setdefault(cell.trained if several else cell.seed, []).append(gain)
                 row[name] = over_seeds([sum(gains) / len(gains) for gains in by_seed.values()]).to_json()
-            row["wins"] = sum(cell.r2 > plain[(*cell.place, cell.seed)].r2 for cell in own) / len(own)
+            row["wins"] = sum(cell.r2 > plain[(*cell.place, cell.repetition)].r2 for cell in own) / len(own)
             row["vectors"] = len(own)
             row["l0"] = _mean([cell.l0 for cell in own])
             row["verdict"] = _verdict(Estimate.from_json({"class": "Estimate", **row["r2"]}))
@@ -140,44 +184,36 @@ def linearity_by_sparsity(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def conclusions(
     cells: Sequence[Cell],
-    scores: Mapping[str, Mapping[str, ForecastScores]],
-    seeds: int,
+    chosen: Sequence[Cell],
+    scores: Mapping[str, Sequence[Mapping[str, ForecastScores]]],
     reach: Mapping[str, float],
 ) -> dict[str, Any]:
     """The headline figures and the sentences with which the page begins.
 
-    A vector that hardly moves anything is easily linear: the best is sought among those that change their feature by
-    half of ``reach`` or more on both sides, and there among those whose side effects stay below a fifth.
+    ``scores`` are those of every forecaster, by training seed. The ``chosen`` vectors were judged on agents that did
+    not choose them.
     """
     headlines, remarks = list[dict[str, str]](), list[str]()
     for name, found in scores.items():
-        own, baseline = next(iter(found.values())), found["constant velocity"]
+        own = over_seeds([next(iter(one.values())).min_ade for one in found])
+        ends = "" if own.low is None or own.high is None else f"{own.low:.2f} to {own.high:.2f}; "
+        baseline = found[0]["constant velocity"].min_ade
         headlines.append(
             {
                 "label": f"{name}, minADE",
-                "value": f"{own.min_ade:.2f} m",
-                "note": f"constant velocity {baseline.min_ade:.2f} m",
+                "value": f"{own.mean:.2f} m",
+                "note": f"{ends}constant velocity {baseline:.2f} m",
             }
         )
-    rows = overview(cells)
+    rows = overview(chosen)
     for name in scores:
         for feature in dict.fromkeys(cell.feature for cell in cells):
-            mine = [row for row in rows if row["forecaster"] == name and row["feature"] == feature]
-            mine = [row for row in mine if -row["span"][0] >= reach[feature] / 2 <= row["span"][1]]
+            mine = [row for row in rows if (row["forecaster"], row["feature"]) == (name, feature)]
             if not mine:
                 remarks.append(
                     f"{name}, {feature}: no vector reaches ±{reach[feature] / 2:g} {MEASURES[feature].unit}."
                 )
-                continue
-            clean = [row for row in mine if row["side"]["mean"] <= 1 / 5] or mine
-            best = max(clean, key=lambda row: row["r2"]["mean"])
-            way = best["method"].replace("_", " ") + (f", {best['latents']} latents" if best["latents"] else "")
-            remarks.append(
-                f"{name}, {feature}: the most linear vector is {way} at {best['site']} ({best['tokens']}), Pearson "
-                f"{best['pearson']['mean']:.3f}, R² {best['r2']['mean']:.3f} over {best['span'][0]:+.3g} … "
-                f"{best['span'][1]:+.3g} {best['unit']}, side effects {best['side']['mean']:.2f} of its own effect"
-                + ("." if best["side"]["mean"] <= 1 / 5 else "; none at this forecaster stays below a fifth.")
-            )
+            remarks += [_best(name, feature, row) for row in mine]
     tested = linearity_by_sparsity(cells)
     clear = [row for row in tested if row["verdict"] in (_MORE, _LESS)]
     remarks += [_answer(row) for row in clear]
@@ -187,8 +223,19 @@ def conclusions(
             f"{sum(row['verdict'] == _MORE for row in clear)} are clearly more linear than the plain vectors, "
             f"{sum(row['verdict'] == _LESS for row in clear)} clearly less; the others show no clear difference."
         )
-    remarks.append(f"{len(cells):,} vectors were judged, {seeds} seeds each.")
+    remarks.append(f"{len(cells):,} vectors were judged.")
     return {"headlines": headlines, "remarks": remarks}
+
+
+def _best(name: str, feature: str, row: Mapping[str, Any]) -> str:
+    way = row["method"].replace("_", " ") + (f", {row['latents']} latents" if row["latents"] else "")
+    clean = row["side"]["mean"] <= CLEAN
+    return (
+        f"{name}, {feature}: the best vector is {way} at {row['site']} ({row['tokens']}); on agents that did not "
+        f"choose it, Pearson {row['pearson']['mean']:.3f}, R² {row['r2']['mean']:.3f} over {row['span'][0]:+.3g} … "
+        f"{row['span'][1]:+.3g} {row['unit']}, side effects {row['side']['mean']:.2f} of its own effect"
+        + ("." if clean else ", which is above a fifth.")
+    )
 
 
 def _answer(row: Mapping[str, Any]) -> str:
@@ -200,6 +247,15 @@ def _answer(row: Mapping[str, Any]) -> str:
         + f"{ends}; it is higher for "
         f"{100 * row['wins']:.0f} % of {row['vectors']} vectors: {row['verdict']}."
     )
+
+
+def _over(group: Sequence[Cell], name: str) -> Estimate:
+    """A figure over training seeds, each with the mean of its vectors; over vectors where there is one training."""
+    by_training = dict[int, list[float]]()
+    for cell in group:
+        by_training.setdefault(cell.trained, []).append(getattr(cell, name))
+    means = [sum(values) / len(values) for values in by_training.values()]
+    return over_seeds(means if len(means) > 1 else next(iter(by_training.values())))
 
 
 def _verdict(gain: Estimate) -> str:

@@ -20,7 +20,6 @@ from rich.markup import escape
 from innerspace.decompose.directions import Directions
 from innerspace.jobs.data import Data, Splits
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.parts import chunks
 from innerspace.jobs.shifted import Control, Steered, judge, measured_factor
 from innerspace.jobs.steering import Bench, Judged, Steering, calibration_rows
 from innerspace.jobs.unseen_words import opening
@@ -220,7 +219,7 @@ class Unseen(Job):
         """The calibration curve on unshifted agents of the fit split."""
         rows = torch.randperm(len(fit), generator=torch.Generator().manual_seed(self.seed))[: self.calibrating]
         part = fit[rows.sort().values]
-        bench = Bench(model, site, chunks(part), part.scene, Steering())
+        bench = Bench.of(model, site, part, Steering())
         steps = torch.tensor(self.temperatures)
         return bench.judge(vector, vector.along, torch.cat((-steps.flip(0), torch.zeros(1), steps)))
 

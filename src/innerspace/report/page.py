@@ -21,7 +21,7 @@ from innerspace.report.preimages import preimages
 from innerspace.report.reading import collapse, probes
 from innerspace.report.steering import dictionaries, feasibility, offtarget, refinement, vectors
 from innerspace.report.subspaces import dependence, subspace_training
-from innerspace.report.sweep import sparsity, sweep
+from innerspace.report.sweep import best, sparsity, sweep
 from innerspace.report.training import training, training_cost
 from innerspace.report.unseen import unseen
 from innerspace.report.weight_paths import weight_paths
@@ -48,6 +48,7 @@ _OF_SUBSPACES: dict[str, _Builder] = {
 
 _SECTIONS: dict[str, _Builder] = {
     "comparison": comparison,
+    "best": best,
     "sweep": sweep,
     "sparsity": sparsity,
     "scenes": forecasts,

@@ -10,6 +10,17 @@ from innerspace.report.plots import HEIGHT, Chart, Scale
 _PLACE = ("forecaster", "site", "tokens")
 
 
+def best(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
+    """What the best way of every forecaster does on agents that did not choose it."""
+    rows = report["best"]
+    caption = (
+        "Chosen among the ways whose reach is half of what was asked or more on both sides and whose R² is 0.95 or "
+        "more, by the least side effects. " + note
+    )
+    lead = "What do the best vectors do on agents that had no part in choosing them?"
+    return Section("best", "The best vectors", lead, (Table(caption, _head(), _lines(rows, palette)),))
+
+
 def sweep(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
     """Linearity and side effects of every way, by place; the whole table below."""
     rows = report["sweep"]
@@ -129,20 +140,21 @@ def _tip(way: str, row: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Table:
-    head = (
-        *_PLACE,
-        "feature",
-        "way",
-        "Pearson",
-        "R²",
-        "straightness",
-        "reach",
-        "side effects",
-        "feasible",
-        "L0",
-        "explained",
+    caption = (
+        "Every way at every place. Reach: the response at the ends of the range on which it is monotone. Side effects: "
+        "the largest change of another measure over that of its own, in spreads of unsteered agents. Feasible: how the "
+        "share of forecasts that can be driven changes at the stronger end."
     )
-    lines = tuple(
+    return Table(caption, _head(), _lines(rows, palette), fold=f"All {len(rows)} ways and places")
+
+
+def _head() -> tuple[Cell, ...]:
+    figures = ("Pearson", "R²", "straightness", "reach", "side effects", "feasible", "L0", "explained")
+    return tuple(map(Cell, (*_PLACE, "feature", "way", *figures)))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], palette: Palette) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(
         (
             *(Cell(row[key]) for key in _PLACE),
             Cell(row["feature"], hue=palette[row["feature"]]),
@@ -159,12 +171,6 @@ def _table(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Table:
         )
         for row in rows
     )
-    caption = (
-        "Every way at every place. Reach: the response at the ends of the range on which it is monotone. Side effects: "
-        "the largest change of another measure over that of its own, in spreads of unsteered agents. Feasible: how the "
-        "share of forecasts that can be driven changes at the stronger end."
-    )
-    return Table(caption, tuple(map(Cell, head)), lines, fold=f"All {len(rows)} ways and places")
 
 
 def _way(method: str, latents: int) -> str:

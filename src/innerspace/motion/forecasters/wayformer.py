@@ -117,6 +117,10 @@ class Wayformer(Forecaster[WayformerSettings]):
         self.other_time = learned(steps, width, scale=0.02)
         self.node_place = learned(nodes, width, scale=0.02)
         self.trajectory = nn.ModuleList(Block(*sizes) for _ in range(settings.trajectory_layers))
+        # added to attention logits by kind of token: to begin with, the target's few weigh as much as the many of other
+        # agents, among which what the target does would be a tenth of what the latents gather
+        counts = (framing.history, framing.agents * steps, framing.lines * nodes)
+        self.votes = nn.Parameter(-torch.tensor(counts, dtype=torch.float).log())
         # small, lest what latents gather be little beside what they begin with
         self.queries = learned(settings.latents, width, scale=0.02)
         later = (Block(*sizes) for _ in range(settings.latent_layers))
@@ -142,8 +146,10 @@ class Wayformer(Forecaster[WayformerSettings]):
 
         (others, others_valid), (road, road_valid) = self._others(batch), self._road(batch)
         memory = self.norms["tokens"](torch.cat((agent, others, road), 1))
+        counts = [kind.shape[1] for kind in (agent, others, road)]
+        votes = torch.cat([vote.expand(count) for vote, count in zip(self.votes, counts, strict=True)])
         # the target's current step is always there, so that every latent sees something
-        mask = hiding(torch.cat((history, others_valid, road_valid), 1))
+        mask = hiding(torch.cat((history, others_valid, road_valid), 1)) + votes
         gather, *among = self.latents
         latents = gather(self.queries.expand(rows, -1, -1), memory, mask)
         for block in among:
