@@ -158,6 +158,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ({"seeds": 0}, "seeds should be at least 1"),
         ({"forecaster_seeds": 0}, "forecaster_seeds should be at least 1"),
         ({"held_out": 9}, "held_out should be at least 10"),
+        ({"learning_rates": (1e-3,)}, "as many as the forecasters, 2, or none; given 1"),
+        ({"learning_rates": (1e-3, 0.0)}, "learning_rate should be positive"),
         ({"latents": (2,)}, "k 4 should not exceed the fewest latents, 2"),
         ({"forecasters": ()}, "needs a forecaster"),
         ({"forecasters": (RedMotionSettings(), RedMotionSettings(framing=FRAMING))}, "one framing"),

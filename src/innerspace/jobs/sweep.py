@@ -51,7 +51,9 @@ from innerspace.report.record import Provenance, write
 class Sweep(Job):
     """Fit control vectors in many ways, at many places of several forecasters, and compare what they do.
 
-    ``sites`` are those of every forecaster; ``tokens`` the rules that say which hidden states stand for an agent.
+    All forecasters are trained alike, but for their ``learning_rates`` where these are given, one for each: what suits
+    one is too much for another that is deeper. ``sites`` are those of every forecaster; ``tokens`` the rules that say
+    which hidden states stand for an agent.
     ``methods`` are the estimators. ``dictionaries`` refine vectors, with each number of ``latents``. All is repeated
     for ``seeds``, each with scenes drawn anew; optimized vectors as often as their own settings say. Each forecaster is
     trained ``forecaster_seeds`` times, and all is repeated for each. ``steering.samples`` agents choose the best way of
@@ -62,6 +64,7 @@ class Sweep(Job):
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     forecasters: tuple[AnyForecaster, ...] = (RedMotionSettings(),)
     training: Training = field(default_factory=Training)
+    learning_rates: tuple[float, ...] = ()
     sites: tuple[str, ...] = ("agent.0", "agent.2")
     tokens: tuple[TokenRule, ...] = (TokenRule(), TokenRule(Where("valid"), "mean"))
     methods: tuple[Method, ...] = (PLAIN, "lda", "regression")
@@ -80,6 +83,7 @@ class Sweep(Job):
             raise ValueError("a sweep needs a forecaster, a site, a token rule and a number of latents")
         if len({forecaster.framing for forecaster in self.forecasters}) > 1:
             raise ValueError("the forecasters should have one framing, so that they are judged on the same agents")
+        self.trainings()
         for forecaster in self.forecasters:
             model = Model(forecaster.build(), forecaster.family)
             for site in self.sites:
@@ -110,10 +114,13 @@ class Sweep(Job):
         run.say(f"  {splits.description}; {len(choosing)} agents choose, {len(held_out)} others judge what was chosen")
         known = _cells(run.folder / "cells.jsonl")
         scores = dict[str, list[dict[str, ForecastScores]]]()
-        for name, settings in zip(self.names, self.forecasters, strict=True):
+        for name, settings, training in zip(self.names, self.forecasters, self.trainings(), strict=True):
             run.say(f"[bold]{escape(name)}[/]")
             folder = run.folder / "forecasters" / name
-            models = [self._trained(settings, i, parts, folder / str(i)) for i in range(self.forecaster_seeds)]
+            models = list[Model]()
+            for i in range(self.forecaster_seeds):
+                anew = replace(training, seed=training.seed + i)
+                models.append(_trained(settings, anew, parts, folder / str(i)))
             scores[name] = [summary.judge_forecasts(model, parts.test) for model in models]
             found = list[Found]()
             for i, model in enumerate(models):
@@ -162,6 +169,20 @@ class Sweep(Job):
         kinds = [type(settings).__name__.removesuffix("Settings") for settings in self.forecasters]
         return [kind if kinds.count(kind) == 1 else f"{kind}-{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
 
+    def trainings(self) -> list[Training]:
+        """How each forecaster is trained.
+
+        Raises:
+            ValueError: for learning rates that are not one for each, or not positive.
+        """
+        rates = self.learning_rates or (self.training.learning_rate,) * len(self.forecasters)
+        if len(rates) != len(self.forecasters):
+            raise ValueError(
+                f"learning_rates should be as many as the forecasters, {len(self.forecasters)}, or none; given "
+                f"{len(rates)}"
+            )
+        return [replace(self.training, learning_rate=rate) for rate in rates]
+
     @property
     def _repeated(self) -> str:
         """What intervals are of."""
@@ -171,15 +192,6 @@ class Sweep(Job):
             f"Intervals over {self.seeds} seeds: scenes drawn anew with replacement, autoencoders trained anew. Each "
             "forecaster was trained once."
         )
-
-    def _trained(self, settings: AnyForecaster, trained: int, parts: Parts, folder: Path) -> Model:
-        training = replace(self.training, seed=self.training.seed + trained)
-        torch.manual_seed(training.seed)
-        network = settings.build()
-        train(network, parts.train, parts.validate, training, folder)
-        network.eval().requires_grad_(False)
-        save(network, folder)
-        return Model(network, settings.family)
 
     def _found(
         self,
@@ -295,6 +307,15 @@ class Found:
     fitted: Fitted
     tau: Float[Tensor, "t"]
     fidelity: dict[str, float]
+
+
+def _trained(settings: AnyForecaster, training: Training, parts: Parts, folder: Path) -> Model:
+    torch.manual_seed(training.seed)
+    network = settings.build()
+    train(network, parts.train, parts.validate, training, folder)
+    network.eval().requires_grad_(False)
+    save(network, folder)
+    return Model(network, settings.family)
 
 
 def _some(batch: Batch, count: int) -> Batch:

@@ -19,6 +19,7 @@ job = Sweep(
         HptrSettings(width=128, framing=framing),
     ),
     training=Training(steps=1100, weight_decay=0.1),
+    learning_rates=(2e-3, 1e-3, 2e-3),
     dictionaries=Dictionaries(kinds=("relu", "topk", "conv", "koopman"), fit=FitConfig(steps=400, log_every=200)),
     latents=(64,),
     optimized=Optimized(seeds=3),

@@ -41,7 +41,8 @@ class WayformerSettings(ForecasterSettings):
     ``trajectory_layers`` counts the blocks of the target's own history before fusion. Of the other agents every step
     of the "history" is a token or the "current" one only, of the map every "line" or every "node". One layer brings
     the tokens to the ``latents``, ``latent_layers`` more follow. The defaults train on two processor cores within
-    minutes; ``published`` are the sizes of the network that "Words in Motion" was written with.
+    minutes, at half the learning rate that suits a RedMotion: a forecast is more layers away from the history.
+    ``published`` are the sizes of the network that "Words in Motion" was written with.
     """
 
     width: int = 64
