@@ -94,6 +94,7 @@ def test_every_stage_may_be_left_out(batch: Batch, empty: str) -> None:
     assert "latents.0" in sites
 
 
+@torch.no_grad()
 def test_the_sites_are_read_with_their_shapes_and_masks(network: Wayformer, batch: Batch) -> None:
     model = Model(network, WayformerFamily())
     assert list(model.sites) == [

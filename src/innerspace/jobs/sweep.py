@@ -150,7 +150,7 @@ class Sweep(Job):
             ),
             "best": overview(chosen),
             "sweep": overview(cells),
-            "sparsity": linearity_by_sparsity(cells),
+            **({"sparsity": refined} if (refined := linearity_by_sparsity(cells)) else {}),
             **conclusions(cells, chosen, scores, self.steering.reaches),
             "notes": {
                 "best": f"{len(held_out)} agents of the test split, of other scenes than the {len(choosing)} that "

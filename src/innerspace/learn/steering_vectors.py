@@ -26,8 +26,8 @@ from innerspace.network.model import Fork, Model
 from innerspace.network.site import Where
 from innerspace.value import Value
 
-Measured = Callable[[Mapping[str, Tensor], Any], Mapping[str, Float[Tensor, "rows *each"]]]
-"""From an output and its batch to one or more numbers per row, differentiable in the output; NaN where undefined."""
+Measured = Callable[[Mapping[str, Tensor], Any], Mapping[str, Float[Tensor, "rows"]]]
+"""From an output and its batch to numbers per row, differentiable in the output; NaN where undefined."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def _loss(
         asked = change.isfinite()
         for i, wish in enumerate(wanted):
             if wish.readout == name:
-                by = tau[:, i].view(-1, *(1,) * (base.ndim - 1))
-                goal = goal + by * wish.gain * (base if wish.relative else 1)
+                goal = goal + tau[:, i] * wish.gain * (base if wish.relative else 1)
                 asked = asked & (base >= wish.least)
         # what is undefined must not reach the gradient either
         miss = torch.where(asked, (change - goal) / spread, 0)
