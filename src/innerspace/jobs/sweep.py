@@ -188,9 +188,10 @@ class Sweep(Job):
         """What intervals are of."""
         if self.forecaster_seeds > 1:
             return f"Intervals over {self.forecaster_seeds} trainings, each with the mean of its vectors."
+        anew = ", autoencoders trained anew" if self.dictionaries.kinds else ""
         return (
-            f"Intervals over {self.seeds} seeds: scenes drawn anew with replacement, autoencoders trained anew. Each "
-            "forecaster was trained once."
+            f"Intervals over {self.seeds} seeds: scenes drawn anew with replacement{anew}. Each forecaster was trained "
+            "once."
         )
 
     def _found(
