@@ -47,13 +47,15 @@ class Steer:
     by: float | Float[Tensor, "..."]
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:
-        if isinstance(self.by, int | float) and self.by == 0:
-            return x
-        along = directions_for(self.along, x, visit)
-        if isinstance(self.by, int | float):
+        by = self.by
+        if isinstance(by, (int, float)):
+            if by == 0:
+                return x
+            along = directions_for(self.along, x, visit)
             total = along if along.ndim == 1 else along.sum(0)
-            return torch.add(x, total.to(x), alpha=self.by)
-        by = torch.as_tensor(self.by, dtype=x.dtype, device=x.device)
+            return torch.add(x, total.to(x), alpha=by)
+        along = directions_for(self.along, x, visit)
+        by = torch.as_tensor(by, dtype=x.dtype, device=x.device)
         change = shift(along, by, x)
         if by.ndim < 2 or by.requires_grad:
             return x + change
@@ -232,7 +234,7 @@ def directions_for(along: Float[Tensor, "*k d"] | Decomposition, x: Tensor, visi
     Raises:
         ValueError: for directions of another width.
     """
-    rows = along.directions if isinstance(along, Decomposition) else along
+    rows = along if isinstance(along, Tensor) else along.directions
     if rows.shape[-1] != x.shape[-1]:
         raise ValueError(
             f"the direction has width {rows.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "
