@@ -110,6 +110,23 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """The rule by which coordinates are those of other hidden states, position by position; see ``patch``."""
+
+    via: Decomposition
+    parts: int | Sequence[int]
+    source: Float[Tensor, "*positions d"]
+
+    def __call__(self, z: Float[Tensor, "*positions n"], visit: Visit) -> Float[Tensor, "*positions n"]:
+        if self.source.shape[:-1] != z.shape[:-1]:
+            raise ValueError(
+                f"the source of {_named(self.parts)} has positions {list(self.source.shape[:-1])}, the hidden state at "
+                f"{visit.site.name!r} {list(z.shape[:-1])}; relocate() brings states to other positions"
+            )
+        return read_parts(self.via, self.parts, self.source, visit)
+
+
+@dataclass(frozen=True, eq=False)
 class Write:
     """x + lift(z′ − z), where z′ differs from z in some parts only: there it is ``rule`` of their coordinates.
 
@@ -159,16 +176,7 @@ def patch(via: Decomposition, parts: int | Sequence[int], source: Float[Tensor, 
     Raises:
         ValueError: as ``Write``, and in the pass for a source of another shape.
     """
-
-    def rule(z: Tensor, visit: Visit) -> Tensor:
-        if source.shape[:-1] != z.shape[:-1]:
-            raise ValueError(
-                f"the source of {_named(parts)} has positions {list(source.shape[:-1])}, the hidden state at "
-                f"{visit.site.name!r} {list(z.shape[:-1])}; relocate() brings states to other positions"
-            )
-        return read_parts(via, parts, source, visit)
-
-    return Write(via, parts, rule)
+    return Write(via, parts, Elsewhere(via, parts, source))
 
 
 def ablate(via: Decomposition, parts: int | Sequence[int], to: Float[Tensor, "n"] | None = None) -> Write:

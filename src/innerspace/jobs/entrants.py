@@ -27,6 +27,10 @@ from innerspace.learn.solve import Method, bootstrap, contrast
 from innerspace.value import Value
 
 
+BY_LABELS = "by labels"
+"""The kind of what was fitted to labels."""
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
     """A decomposition, and how many seconds it took to find; None where it was there already."""
@@ -149,7 +153,7 @@ class Vectors(Entrant):
     @property
     def kind(self) -> str:
         """Directions by labels."""
-        return "by labels"
+        return BY_LABELS
 
     def make(self, materials: Materials) -> list[Made]:
         """Fit one to the opposing classes of every label that has both."""
