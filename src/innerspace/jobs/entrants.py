@@ -26,7 +26,6 @@ from innerspace.learn.partitions import independent_partition, principal_partiti
 from innerspace.learn.solve import Method, bootstrap, contrast
 from innerspace.value import Value
 
-
 BY_LABELS = "by labels"
 """The kind of what was fitted to labels."""
 
