@@ -230,10 +230,11 @@ def conclusions(
 def _best(name: str, feature: str, row: Mapping[str, Any]) -> str:
     way = row["method"].replace("_", " ") + (f", {row['latents']} latents" if row["latents"] else "")
     clean = row["side"]["mean"] <= CLEAN
+    low, high = (f"{end:+.3g}".replace("-", "−") for end in row["span"])
     return (
         f"{name}, {feature}: the best vector is {way} at {row['site']} ({row['tokens']}); on agents that did not "
-        f"choose it, Pearson {row['pearson']['mean']:.3f}, R² {row['r2']['mean']:.3f} over {row['span'][0]:+.3g} … "
-        f"{row['span'][1]:+.3g} {row['unit']}, side effects {row['side']['mean']:.2f} of its own effect"
+        f"choose it, Pearson {row['pearson']['mean']:.3f}, R² {row['r2']['mean']:.3f} over {low} … {high} "
+        f"{row['unit']}, side effects {row['side']['mean']:.2f} of its own effect"
         + ("." if clean else ", which is above a fifth.")
     )
 
