@@ -173,6 +173,12 @@ def test_the_settings_come_back_from_json() -> None:
     assert replace(TINY, forecasters=(RedMotionSettings(), RedMotionSettings())).names == ["RedMotion-0", "RedMotion-1"]
 
 
+def test_each_forecaster_is_trained_at_its_own_rate() -> None:
+    rates = (1e-3, 4e-3)
+    assert [one.learning_rate for one in replace(TINY, learning_rates=rates).trainings()] == list(rates)
+    assert TINY.trainings() == [TINY.training] * 2
+
+
 def cell(method: str, seed: int, r2: float, latents: int = 0, site: str = "a", side: float = 0.1) -> Cell:
     return Cell("F", site, "last", "speed", method, latents, seed, r2, r2, r2, (-50.0, 50.0), side, 0.0, None, 4.0)
 
