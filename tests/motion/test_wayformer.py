@@ -170,8 +170,8 @@ def test_kinds_of_tokens_weigh_alike_until_the_network_learns_otherwise(
 ) -> None:
     network, seen = Wayformer(settings), dict[str, torch.Tensor]()
     gather = network.latents[0].get_submodule("attention")
-    gather.get_submodule("query").requires_grad_(False).weight.zero_()  # pyright: ignore
-    gather.get_submodule("query").bias.zero_()  # pyright: ignore
+    gather.get_submodule("query").requires_grad_(False).weight.zero_()
+    gather.get_submodule("query").bias.zero_()
     network.norms["tokens"].register_forward_hook(lambda _, __, out: seen.update(memory=out))
     gather.register_forward_hook(lambda _, __, out: seen.update(gathered=out))
     # a road and other agents that are there everywhere, so that nothing is hidden
