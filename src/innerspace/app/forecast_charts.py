@@ -1,0 +1,172 @@
+"""What forecasts do over time, beside the map: speed and heading, calibration curves, and what cannot be driven."""
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from innerspace.app.forecasts import Steered, Vector
+from innerspace.app.scene_map import HUES
+from innerspace.jobs.steering import MEASURES
+from innerspace.motion.responses import (
+    Limits,
+    max_curvature,
+    max_lateral_acceleration,
+    max_longitudinal_acceleration,
+)
+from innerspace.motion.scenes import KINDS
+from innerspace.report.plots import Chart, Scale
+
+_SLOW = 0.5
+"""Below this speed (m/s) the direction of a segment is noise, and not drawn."""
+
+Path = Float[np.ndarray, "waypoints 2"]
+
+
+def over_time(found: Steered) -> str:
+    """Two charts: speed and heading of every chosen agent's most likely forecast, steered, unsteered and as it came."""
+    interval, batch = found.stage.batch.interval, found.stage.batch
+    clean, steered = found.clean.most_likely().numpy(), found.steered.most_likely().numpy()
+    time = [round((i + 0.5) * interval, 3) for i in range(clean.shape[1])]
+    rows = found.chosen.nonzero().flatten().tolist()
+    truths = [batch.future[row][batch.future_valid[row]].numpy() for row in rows]
+    charts = list[str]()
+    for name, unit, measure, ground in (
+        ("speed", "m/s", _speed, 0.0),
+        ("heading", "°, left is positive", _heading, None),
+    ):
+        lines = list[tuple[list[float | None], str]]()
+        for row, truth in zip(rows, truths, strict=True):
+            # a truth with gaps has no speed across them
+            whole = len(truth) == len(time)
+            lines += [(measure(truth, interval), "truth")] if whole else []
+            lines += [(measure(clean[row], interval), "ghost"), (measure(steered[row], interval), f"thick {_hue(row)}")]
+        known = [value for values, _ in lines for value in values if value is not None]
+        scale = Scale.over(known, include=ground)
+        if ground is None:
+            # a straight road should look straight
+            low, high = min([-10.0, *known]), max([10.0, *known])
+            scale = Scale(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        chart = Chart(
+            Scale(0, time[-1] + interval / 2), scale, x_label="seconds ahead", y_label=f"{name} [{unit}]", height=190
+        )
+        for values, style in lines:
+            chart.line(time, values, style)
+        charts.append(chart.svg(f"{name.capitalize()} over time, steered and unsteered"))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def calibrations(found: Steered, offered: dict[str, Vector]) -> str:
+    """The calibration curve of every vector that has one, the present temperature on it, and the agents' responses."""
+    charts = list[str]()
+    for feature, vector in offered.items():
+        curve, measure = vector.calibration, MEASURES.get(feature)
+        if curve is None or measure is None:
+            continue
+        tau, means = curve["tau"], [point["mean"] for point in curve["response"]]
+        lows, highs = ([point[end] for point in curve["response"]] for end in ("low", "high"))
+        now = found.tau.get(feature, 0.0)
+        own = {
+            row: _response(found, measure.readout, measure.relative, row)
+            for row in found.chosen.nonzero().flatten().tolist()
+        }
+        low, high = min(means), max(means)
+        room = 0.12 * (high - low) or 1.0
+        scale = Scale(low - room, high + room)
+        name = f"{feature} [{measure.unit}]"
+        chart = Chart(Scale.over(tau), scale, x_label="τ", y_label=name, width=240, height=170, left=40)
+        chart.band(tau, lows, highs, "curve")
+        chart.line(tau, means, "curve")
+        chart.rule(now, "now")
+        expected = float(np.interp(now, tau, means))
+        tip = f"τ = {now:+g}: {expected:+.1f} {measure.unit} on average over held-out agents"
+        chart.dots([now], [expected], [tip], "mark curve")
+        for row, response in own.items():
+            if response is not None and scale.low <= response <= scale.high:
+                tip = f"agent {row + 1}: {response:+.1f} {measure.unit}"
+                chart.dots([now], [response], [tip], f"mark hollow {_hue(row)}")
+        charts.append(chart.svg(f"Calibration of {feature}: response by temperature, the present one marked"))
+    if not charts:
+        return '<p class="quiet">This run holds no calibration of these vectors.</p>'
+    return f'<div class="charts three">{"".join(charts)}</div>'
+
+
+def readings(found: Steered) -> str:
+    """A table: what each chosen agent's most likely forecast does, before and after."""
+    rows = list[str]()
+    for row in found.chosen.nonzero().flatten().tolist():
+        cells = list[str]()
+        for measure in MEASURES.values():
+            before, after = (float(side[measure.readout][row]) for side in (found.before, found.after))
+            unit = "m/s" if measure.readout == "speed" else measure.unit
+            cells.append(f"<td>{_told(before)} → <b>{_told(after)}</b> {unit}</td>")
+        cells.append(f"<td>{_told(float(found.after['shift'][row]))} m</td>")
+        rows.append(f'<tr><th scope="row" class="{_hue(row)}"><span>agent {row + 1}</span></th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "mean speed", "acceleration", "heading", "moved by"))
+    return f'<table class="readings"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def warnings(found: Steered, limits: Limits) -> list[str]:
+    """Which steered forecasts a road vehicle could not drive, and why; and whether the unsteered one could be."""
+    said, interval = list[str](), found.stage.batch.interval
+    for row in found.chosen.nonzero().flatten().tolist():
+        before, after = (_beyond(side.most_likely()[row], interval, limits) for side in (found.clean, found.steered))
+        kind = KINDS[int(found.stage.batch.target.kind[row])]
+        if after:
+            already = ", as its unsteered forecast already does" if before else ""
+            said.append(f"Agent {row + 1} ({kind}) becomes infeasible{already}: {'; '.join(after)}.")
+    return said
+
+
+def _beyond(path: Float[Tensor, "waypoints 2"], interval: float, limits: Limits) -> list[str]:
+    """The limits that a path breaks, with what it would take."""
+    measured = (
+        (
+            "longitudinal acceleration",
+            float(max_longitudinal_acceleration(path, interval)),
+            limits.longitudinal,
+            "m/s²",
+        ),
+        (
+            "lateral acceleration",
+            float(max_lateral_acceleration(path, interval, limits.moving)),
+            limits.lateral,
+            "m/s²",
+        ),
+        ("curvature", float(max_curvature(path, interval, limits.moving)), limits.curvature, "1/m"),
+    )
+    # what is not finite is beyond every limit
+    return [
+        f"{name} {value:.2g} {unit}, the limit is {limit:g}"
+        for name, value, limit, unit in measured
+        if not value <= limit
+    ]
+
+
+def _response(found: Steered, name: str, relative: bool, row: int) -> float | None:
+    before, after = float(found.before[name][row]), float(found.after[name][row])
+    change = after - before
+    if relative:
+        change = 100 * change / before if before >= 1.0 else float("nan")
+    return change if np.isfinite(change) else None
+
+
+def _speed(path: Path, interval: float) -> list[float | None]:
+    steps = np.diff(np.concatenate([np.zeros((1, 2)), path]), axis=0)
+    return (np.linalg.norm(steps, axis=1) / interval).tolist()
+
+
+def _heading(path: Path, interval: float) -> list[float | None]:
+    steps = np.diff(np.concatenate([np.zeros((1, 2)), path]), axis=0)
+    fast = np.linalg.norm(steps, axis=1) / interval >= _SLOW
+    angles = np.full(len(steps), np.nan)
+    if fast.any():
+        angles[fast] = np.rad2deg(np.unwrap(np.arctan2(steps[fast, 1], steps[fast, 0])))
+    return [float(angle) if ok else None for angle, ok in zip(angles, fast, strict=True)]
+
+
+def _hue(row: int) -> str:
+    return f"hue-{row % HUES}"
+
+
+def _told(value: float) -> str:
+    return "–" if not np.isfinite(value) else f"{value:.1f}".replace("-", "−")
