@@ -2,6 +2,9 @@
 const workbench = (() => {
   "use strict";
 
+  // as it came: the first tab is remembered before anyone has asked what the address holds
+  const opened = window.location.search;
+
   // Puts a tab's part of the state into the address in place of what was there; "tab" is the open tab itself.
   function remember(owner, query) {
     const now = [...new URLSearchParams(window.location.search)];
@@ -68,5 +71,5 @@ const workbench = (() => {
     if (button) png(button.dataset.png, button.dataset.name);
   });
   new MutationObserver(follow).observe(document, { childList: true, subtree: true, attributeFilter: ["data-address"] });
-  return { remember };
+  return { opened, remember };
 })();

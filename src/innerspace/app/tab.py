@@ -27,7 +27,7 @@ class Shell:
             restore,
             [self._address],
             list(outputs),
-            js="() => [window.location.search]",
+            js="() => [workbench.opened]",
             show_progress="hidden",
             queue=False,
             api_visibility="private",
