@@ -186,11 +186,11 @@ def test_what_cannot_be_driven_is_said(forecasts: Forecasts) -> None:
     wild = replace(calm, steered=Forecast(circle, found.clean.probability))
     (line,) = warnings(wild, Limits())
     # v² / r = 100 / 8
-    assert line.startswith("Agent 2 (")
+    assert line.startswith("Agent 2, a ")
     assert "becomes infeasible: lateral acceleration 1" in line
     assert "the limit is 5." in line
     (line,) = warnings(replace(wild, clean=wild.steered), Limits())
-    assert "as its unsteered forecast already does" in line
+    assert "is infeasible, steered or not" in line
 
 
 def test_drawings_hold_words_and_hostile_ones_stay_words(drawings: Drawings) -> None:

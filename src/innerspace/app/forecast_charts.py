@@ -16,8 +16,8 @@ from innerspace.motion.responses import (
 from innerspace.motion.scenes import KINDS
 from innerspace.report.plots import Chart, Scale
 
-_SLOW = 0.5
-"""Below this speed (m/s) the direction of a segment is noise, and not drawn."""
+_CHORD = 1.0
+"""The direction of less than this (m) is noise."""
 
 Path = Float[np.ndarray, "waypoints 2"]
 
@@ -46,9 +46,8 @@ def over_time(found: Steered) -> str:
             # a straight road should look straight
             low, high = min([-10.0, *known]), max([10.0, *known])
             scale = Scale(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        chart = Chart(
-            Scale(0, time[-1] + interval / 2), scale, x_label="seconds ahead", y_label=f"{name} [{unit}]", height=190
-        )
+        ahead = Scale(0, time[-1] + interval / 2)
+        chart = Chart(ahead, scale, x_label="seconds ahead", y_label=f"{name} [{unit}]", width=290, height=180)
         for values, style in lines:
             chart.line(time, values, style)
         charts.append(chart.svg(f"{name.capitalize()} over time, steered and unsteered"))
@@ -73,7 +72,7 @@ def calibrations(found: Steered, offered: dict[str, Vector]) -> str:
         room = 0.12 * (high - low) or 1.0
         scale = Scale(low - room, high + room)
         name = f"{feature} [{measure.unit}]"
-        chart = Chart(Scale.over(tau), scale, x_label="τ", y_label=name, width=240, height=170, left=40)
+        chart = Chart(Scale.over(tau), scale, x_label="τ", y_label=name, width=390, height=190)
         chart.band(tau, lows, highs, "curve")
         chart.line(tau, means, "curve")
         chart.rule(now, "now")
@@ -102,7 +101,8 @@ def readings(found: Steered) -> str:
         cells.append(f"<td>{_told(float(found.after['shift'][row]))} m</td>")
         rows.append(f'<tr><th scope="row" class="{_hue(row)}"><span>agent {row + 1}</span></th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "mean speed", "acceleration", "heading", "moved by"))
-    return f'<table class="readings"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f'<table class="readings"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def warnings(found: Steered, limits: Limits) -> list[str]:
@@ -110,10 +110,10 @@ def warnings(found: Steered, limits: Limits) -> list[str]:
     said, interval = list[str](), found.stage.batch.interval
     for row in found.chosen.nonzero().flatten().tolist():
         before, after = (_beyond(side.most_likely()[row], interval, limits) for side in (found.clean, found.steered))
-        kind = KINDS[int(found.stage.batch.target.kind[row])]
         if after:
-            already = ", as its unsteered forecast already does" if before else ""
-            said.append(f"Agent {row + 1} ({kind}) becomes infeasible{already}: {'; '.join(after)}.")
+            state = "is infeasible, steered or not" if before else "becomes infeasible"
+            kind = KINDS[int(found.stage.batch.target.kind[row])]
+            said.append(f"Agent {row + 1}, a {kind}, {state}: {'; '.join(after)}.")
     return said
 
 
@@ -155,13 +155,17 @@ def _speed(path: Path, interval: float) -> list[float | None]:
     return (np.linalg.norm(steps, axis=1) / interval).tolist()
 
 
-def _heading(path: Path, interval: float) -> list[float | None]:
-    steps = np.diff(np.concatenate([np.zeros((1, 2)), path]), axis=0)
-    fast = np.linalg.norm(steps, axis=1) / interval >= _SLOW
-    angles = np.full(len(steps), np.nan)
-    if fast.any():
-        angles[fast] = np.rad2deg(np.unwrap(np.arctan2(steps[fast, 1], steps[fast, 0])))
-    return [float(angle) if ok else None for angle, ok in zip(angles, fast, strict=True)]
+def _heading(path: Path, interval: float) -> list[float | None]:  # noqa: ARG001
+    """The direction (°) from the last point at least a meter away; None where the path is too short to have one."""
+    points, angles = np.concatenate([np.zeros((1, 2)), path]), list[float]()
+    for i in range(1, len(points)):
+        far = np.flatnonzero(np.linalg.norm(points[i] - points[:i], axis=1) >= _CHORD)
+        x, y = points[i] - points[far[-1]] if len(far) else (np.nan, np.nan)
+        angles.append(float(np.arctan2(y, x)))
+    known = np.isfinite(angles)
+    turned = np.full(len(angles), np.nan)
+    turned[known] = np.rad2deg(np.unwrap(np.array(angles)[known]))
+    return [float(angle) if ok else None for angle, ok in zip(turned, known, strict=True)]
 
 
 def _hue(row: int) -> str:

@@ -45,8 +45,8 @@ class Drawings:
         )
         drawn = f'<figure class="stage">{scene_map.draw(found)}<figcaption>{_key(found)}</figcaption></figure>'
         return Drawn(
-            drawn + _links(view) + view.mark(KEY),
-            said + readings(found) + over_time(found),
+            drawn + said + _links(view) + view.mark(KEY),
+            readings(found) + over_time(found),
             calibrations(found, self.forecasts.offered(view.method)),
         )
 
@@ -70,10 +70,12 @@ class Drawings:
 def _key(found: Steered) -> str:
     """What the colors mean."""
     agents = [
-        f'<li class="hue-{row % HUES}"><i></i>agent {row + 1}, steered</li>'
+        f'<li class="hue-{row % HUES}"><i></i><span>agent {row + 1}, steered</span></li>'
         for row in found.chosen.nonzero().flatten().tolist()
     ]
-    rest = '<li class="ghost"><i></i>unsteered</li><li class="truth"><i></i>what happened</li>'
+    rest = (
+        '<li class="ghost"><i></i><span>unsteered</span></li><li class="truth"><i></i><span>what happened</span></li>'
+    )
     return f'<ul class="key">{"".join(agents)}{rest}</ul>'
 
 

@@ -13,7 +13,7 @@ from innerspace.app.forecast_drawings import KEY, Drawings
 from innerspace.app.forecast_files import routes
 from innerspace.app.forecasts import STEP, Forecasts, ForecastView
 from innerspace.app.held import Held
-from innerspace.app.tab import FAILURES, Shell, Tab, message
+from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.requests import Mode
 from innerspace.motion.scenes import KINDS
@@ -69,7 +69,10 @@ class _Panel:
                         titles, value=titles[0], label="Scenes", scale=1, min_width=120, visible=len(titles) > 1
                     )
                     self.scene = gr.Dropdown(self._scenes(titles[0]), value=0, label="Scene", scale=3, min_width=240)
-                self.map = gr.HTML("", elem_id="map", padding=False)
+                self.agents = gr.CheckboxGroup(
+                    self._agents(ForecastView()), value=[0], label="Steered agents", elem_id="agents"
+                )
+                self.map = panel("map")
             with gr.Column(scale=5, min_width=320):
                 self.ask = gr.Textbox(
                     label="Ask for a motion",
@@ -78,8 +81,7 @@ class _Panel:
                     max_length=200,
                     elem_id="ask",
                 )
-                self.notes = gr.HTML("", elem_id="notes", padding=False)
-                self.agents = gr.CheckboxGroup(self._agents(ForecastView()), value=[0], label="Steered agents")
+                self.notes = panel("notes")
                 with gr.Column(elem_classes="sliders", min_width=0):
                     self.sliders = {feature: self._slider(feature) for feature in forecasts.features}
                 reset = gr.Button("All to zero", size="sm", elem_id="reset")
@@ -89,8 +91,8 @@ class _Panel:
                     self.site = gr.Dropdown(forecasts.sites, value=forecasts.site, label="Site", min_width=120)
                     self.method = gr.Dropdown(methods, value="", label="Vectors by", min_width=140)
                     self.mode = gr.Dropdown(modes, value=modes[0], label="Way", min_width=120)
-                self.beside = gr.HTML("", elem_id="beside", padding=False)
-        self.below = gr.HTML("", elem_id="below", padding=False)
+                self.beside = panel("beside")
+        self.below = panel("below")
         self._wire(shell, reset)
 
     @property

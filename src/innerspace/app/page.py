@@ -18,7 +18,7 @@ from innerspace.app.looks import theme
 from innerspace.app.palette import page_style, resource
 from innerspace.app.state import tab_of
 from innerspace.app.subspaces_tab import SubspacesTab
-from innerspace.app.tab import Shell, Tab, message
+from innerspace.app.tab import Shell, Tab, message, panel
 
 TABS: tuple[type[Tab], ...] = (ForecastsTab, LanguageTab, LatentsTab, SubspacesTab)
 """The tabs in their order; a run gets those for which it holds what they show."""
@@ -88,8 +88,9 @@ class Workbench:
             title=f"{self.run.folder.name} · innerspace", fill_width=True, analytics_enabled=False
         ) as blocks:
             shell = Shell(blocks)
-            gr.HTML(_heading(self.run.folder, self.absent), elem_id="heading", padding=False)
-            trouble = gr.HTML("", elem_id="trouble", padding=False)
+            heading = panel("heading")
+            heading.value = _heading(self.run.folder, self.absent)
+            trouble = panel("trouble")
             with gr.Tabs(elem_id="tabs") as tabs:
                 for tab in self.tabs:
                     with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as opened:

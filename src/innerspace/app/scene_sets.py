@@ -77,6 +77,8 @@ def _offered(title: str, scenes: Sequence[Scene], job: WordsInMotion, imports: s
     order = dict.fromkeys(int(batch.scene[row]) for row in choose(labels, 2 * OFFERED).tolist())
     # where no agent is known long enough to be described, any will do
     shown = list(order or range(len(kept)))[:OFFERED]
+    # the page opens with the first scene, which should be one with something to see
+    shown.sort(key=lambda i: (words[first[i]].get("agent") != "vehicle", words[first[i]].get("speed") == "low"))
     return SceneSet(title, [kept[i] for i in shown], [describe(words[first[i]]) for i in shown], imports, code)
 
 

@@ -66,6 +66,11 @@ class Tab(ABC):
         return ()
 
 
+def panel(name: str) -> gr.HTML:
+    """A place for HTML of our own, which gradio's styles leave alone; ``name`` is its element's."""
+    return gr.HTML("", elem_id=name, padding=False, apply_default_css=False, js_on_load=None)
+
+
 def message(text: str, kind: str = "error") -> str:
     """A line that says what went wrong, or (``kind="note"``) what should be known."""
     role = "alert" if kind == "error" else "status"
