@@ -184,22 +184,24 @@ def test_what_cannot_be_driven_is_said(forecasts: Forecasts) -> None:
     )
     assert warnings(calm, Limits()) == []
     wild = replace(calm, steered=Forecast(circle, found.clean.probability))
-    (line,) = warnings(wild, Limits())
+    ((line, kind),) = warnings(wild, Limits())
+    assert kind == "warning"
     # v² / r = 100 / 8
     assert line.startswith("Agent 2, a ")
     assert "becomes infeasible: lateral acceleration 1" in line
     assert "the limit is 5." in line
-    (line,) = warnings(replace(wild, clean=wild.steered), Limits())
+    ((line, kind),) = warnings(replace(wild, clean=wild.steered), Limits())
+    assert kind == "note"
     assert "is infeasible, steered or not" in line
 
 
 def test_drawings_hold_words_and_hostile_ones_stay_words(drawings: Drawings) -> None:
     drawn = drawings.draw(replace(STEERED, ask="<script>alert(1)</script>"))
-    for html in (drawn.map, drawn.beside, drawn.below):
+    for html in (drawn.map, drawn.under, drawn.beside, drawn.below):
         assert "<script>" not in html
         assert all("aria-label=" in head for head in re.findall(r"<svg[^>]*>", html))
     assert "agent 2, steered" in drawn.map
-    assert 'data-address="forecasts.scene=2&amp;forecasts.agents=1' in drawn.map
+    assert 'data-address="forecasts.scene=2&amp;forecasts.agents=1' in drawn.under
 
 
 def test_the_vector_file_holds_what_is_added(forecasts: Forecasts, tmp_path: Path) -> None:

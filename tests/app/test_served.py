@@ -75,10 +75,15 @@ def test_twenty_at_once_get_right_answers(workbench: tuple[Any, str], drawings: 
     with ThreadPoolExecutor(USERS) as pool:
         answers = list(pool.map(user, range(USERS)))
     for number, own in enumerate(answers):
-        for turn, (drawn, beside, below, notes) in enumerate(own):
+        for turn, (drawn, under, beside, below, notes) in enumerate(own):
             expected = drawings.draw(view(number, turn))
             assert notes == ""
-            assert (drawn, beside, below) == (expected.map, expected.beside, expected.below)
+            assert (drawn, under, beside, below) == (
+                expected.map,
+                expected.under,
+                expected.beside,
+                expected.below,
+            )
 
 
 def test_a_wrong_input_is_answered_in_words(workbench: tuple[Any, str], drawings: Drawings) -> None:

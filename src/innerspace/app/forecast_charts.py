@@ -1,5 +1,7 @@
 """What forecasts do over time, beside the map: speed and heading, calibration curves, and what cannot be driven."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -105,15 +107,16 @@ def readings(found: Steered) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def warnings(found: Steered, limits: Limits) -> list[str]:
-    """Which steered forecasts a road vehicle could not drive, and why; and whether the unsteered one could be."""
-    said, interval = list[str](), found.stage.batch.interval
+def warnings(found: Steered, limits: Limits) -> list[tuple[str, Literal["warning", "note"]]]:
+    """Which steered forecasts a road vehicle could not drive, and why: a note where it could not the unsteered one."""
+    said, interval = list[tuple[str, Literal["warning", "note"]]](), found.stage.batch.interval
     for row in found.chosen.nonzero().flatten().tolist():
         before, after = (_beyond(side.most_likely()[row], interval, limits) for side in (found.clean, found.steered))
         if after:
             state = "is infeasible, steered or not" if before else "becomes infeasible"
             kind = KINDS[int(found.stage.batch.target.kind[row])]
-            said.append(f"Agent {row + 1}, a {kind}, {state}: {'; '.join(after)}.")
+            line = f"Agent {row + 1}, a {kind}, {state}: {'; '.join(after)}."
+            said.append((line, "note" if before else "warning"))
     return said
 
 

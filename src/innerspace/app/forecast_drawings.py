@@ -17,9 +17,10 @@ KEY = "forecasts"
 
 @dataclass(frozen=True)
 class Drawn:
-    """HTML: the map and what belongs to it, what the forecasts do, and the calibration of the vectors."""
+    """HTML: the map, what is said and saved of it, what the forecasts do, and the calibration of the vectors."""
 
     map: str
+    under: str
     beside: str
     below: str
 
@@ -41,11 +42,12 @@ class Drawings:
         found = self.forecasts.steer(view)
         scene_map = self.map_of(view, found)
         said = "".join(
-            f'<p class="message warning" role="status">{escape(line)}</p>' for line in warnings(found, Limits())
+            f'<p class="message {kind}" role="status">{escape(line)}</p>' for line, kind in warnings(found, Limits())
         )
         drawn = f'<figure class="stage">{scene_map.draw(found)}<figcaption>{_key(found)}</figcaption></figure>'
         return Drawn(
-            drawn + said + _links(view) + view.mark(KEY),
+            drawn,
+            said + _links(view) + view.mark(KEY),
             readings(found) + over_time(found),
             calibrations(found, self.forecasts.offered(view.method)),
         )

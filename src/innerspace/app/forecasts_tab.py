@@ -73,6 +73,7 @@ class _Panel:
                     self._agents(ForecastView()), value=[0], label="Steered agents", elem_id="agents"
                 )
                 self.map = panel("map")
+                self.under = panel("under")
             with gr.Column(scale=5, min_width=320):
                 self.ask = gr.Textbox(
                     label="Ask for a motion",
@@ -104,7 +105,7 @@ class _Panel:
     @property
     def shown(self) -> list[Component]:
         """What is drawn."""
-        return [self.map, self.beside, self.below, self.notes]
+        return [self.map, self.under, self.beside, self.below, self.notes]
 
     def _wire(self, shell: Shell, reset: gr.Button) -> None:
         shell.opened(self._restore, [*self.controls, *self.shown])
@@ -145,8 +146,8 @@ class _Panel:
         try:
             drawn = self._drawings.draw(self._view(*values))
         except FAILURES as error:
-            return gr.skip(), gr.skip(), gr.skip(), message(str(error))
-        return drawn.map, drawn.beside, drawn.below, ""
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), message(str(error))
+        return drawn.map, drawn.under, drawn.beside, drawn.below, ""
 
     def _settle(self, *values: Any) -> tuple[Any, ...]:
         """Another scene or other vectors: what no longer fits begins anew."""
@@ -219,6 +220,7 @@ class _Panel:
             view.ask,
             *sliders,
             drawn.map,
+            drawn.under,
             drawn.beside,
             drawn.below,
             notes,
@@ -237,6 +239,7 @@ class _Panel:
             step=STEP,
             label=feature,
             info=f"{origin.negative} ↔ {origin.positive}",
+            buttons=[],
             elem_id=f"tau-{feature}",
         )
 

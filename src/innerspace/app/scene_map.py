@@ -19,7 +19,7 @@ from innerspace.report.maps import View, outline, path, roads, visible
 HUES = 8
 """How many colors there are for agents; more agents begin anew."""
 
-ROOM, LEAST = 0.16, 40.0
+ROOM, LEAST = 0.08, 40.0
 """The share of the extent that stays free at every side, and the shortest side of a map (m)."""
 
 Points = Float[np.ndarray, "points 2"]
