@@ -65,9 +65,8 @@ def test_twenty_at_once_get_right_answers(workbench: tuple[Any, str], drawings: 
     features = drawings.forecasts.features
 
     def view(user: int, turn: int) -> ForecastView:
-        return ForecastView(
-            scene=user % 4, agents=(user % 2,), tau=(("speed", round(0.03 * (turn - 3) + 0.005 * user, 4)),)
-        )
+        amount = round(0.03 * turn + 0.005 * user + 0.01, 4)
+        return ForecastView(scene=user % 4, agents=(user % 2,), tau=(("speed", amount),))
 
     def user(number: int) -> list[list[str]]:
         return [post(address, asked(features, view(number, turn))) for turn in range(EACH)]
@@ -122,7 +121,11 @@ def test_the_page_may_load_nothing_from_elsewhere(workbench: tuple[Any, str]) ->
 
 
 def test_what_cannot_be_served_is_refused_before(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    workbench: tuple[Any, str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*arguments: str) -> str:
         assert main(["serve", *arguments]) == 2
@@ -134,10 +137,14 @@ def test_what_cannot_be_served_is_refused_before(
     assert "host should be an address" in refused(str(folder), "--host", "example.org")
     (tmp_path / "job.json").write_text("{")
     assert "not valid JSON" in refused(str(tmp_path))
+    taken = workbench[1].rstrip("/").rpartition(":")[2]
+    assert f"port {taken} of 127.0.0.1 cannot be had" in refused(str(folder), "--port", taken)
+    # a run that ended before it left anything
     shutil.copy(folder / "job.json", tmp_path / "job.json")
-    assert "holds nothing to show: Forecasts (there is no settings.json and no weights.safetensors" in refused(
-        str(tmp_path)
-    )
+    page = sys.modules["innerspace.app.page"]
+    monkeypatch.setattr(page, "TABS", page.TABS[:1])
+    said = "holds nothing to show: Forecasts (there is no settings.json and no weights.safetensors and no directions"
+    assert said in refused(str(tmp_path))
 
 
 def test_without_gradio_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

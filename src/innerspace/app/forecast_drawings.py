@@ -53,7 +53,7 @@ class Drawings:
         )
 
     def map_of(self, view: ForecastView, found: Steered) -> SceneMap:
-        """The map of a view's scene, with room for the forecasts at the ends of all sliders."""
+        """The map of a view's scene, with room for the forecasts at the ends of all calibrations."""
         known = self._maps.get(found.stage)
         if known is None:
             known = self._maps[found.stage] = SceneMap.of(found.stage, self._likely(view, found))
@@ -62,7 +62,7 @@ class Drawings:
     def _likely(self, view: ForecastView, found: Steered) -> list[Forecast]:
         everyone = replace(view, agents=tuple(range(len(found.stage.batch))), method="", mode="additive")
         ends = [
-            ((feature, sign * vector.reach),)
+            ((feature, sign * vector.end),)
             for feature, vector in self.forecasts.offered("").items()
             for sign in (-1.0, 1.0)
         ]

@@ -58,14 +58,19 @@ class ForecastView(View):
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """A control vector: its row in the run's file, how far its slider reaches, and its calibration, if it has one."""
+    """A control vector: its row in the run's file, and its calibration, if it has one, with how far that goes."""
 
     feature: str
     method: str
     row: int
     along: Float[Tensor, "d"]
-    reach: float
+    end: float
     calibration: Mapping[str, Any] | None
+
+    @property
+    def reach(self) -> float:
+        """How far the slider goes: beyond what is calibrated, for single agents need more than the mean of many."""
+        return 2 * self.end
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,8 +298,8 @@ def _vectors(directions: Directions, calibrations: Sequence[Mapping[str, Any]]) 
         if key in found or "through" in origin.method:
             continue
         curve = next((one for one in calibrations if (one["feature"], one["method"]) == key), None)
-        reach = 1.0 if curve is None else float(max(map(abs, curve["tau"])))
-        found[key] = Vector(*key, row, directions.directions[row], reach, curve)
+        end = 1.0 if curve is None else float(max(map(abs, curve["tau"])))
+        found[key] = Vector(*key, row, directions.directions[row], end, curve)
     return list(found.values())
 
 

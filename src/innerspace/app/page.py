@@ -49,7 +49,17 @@ class Workbench:
         """
         # what a browser asks for is of no interest on a terminal
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        _, local, shared = self._blocks.launch(
+        try:
+            _, local, shared = self._launch(port=port, host=host, share=share)
+        except OSError:
+            # gradio's own words are on its settings
+            raise OSError(
+                f"port {port} of {host} cannot be had; another one may be free, and 0 takes a free one"
+            ) from None
+        return shared or local
+
+    def _launch(self, *, port: int, host: str, share: bool) -> tuple[Any, str, str | None]:
+        return self._blocks.launch(
             server_name=host,
             server_port=port or None,
             share=share,
@@ -69,7 +79,6 @@ class Workbench:
                 "openapi_url": None,
             },
         )
-        return shared or local
 
     def wait(self) -> None:
         """Serve until interrupted."""
