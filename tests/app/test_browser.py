@@ -56,7 +56,7 @@ def test_every_tab_opens_and_nothing_leaves(browser: Any, workbench: tuple[Any, 
         for tab in bench.tabs:
             page.get_by_role("tab", name=tab.title).click()
             page.locator(f"#tab-{tab.key}").wait_for()
-            assert f"tab={tab.key}" in page.url
+            page.wait_for_function("tab => window.location.search.includes(`tab=${tab}`)", arg=tab.key)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.reload()
         page.locator(f"#tab-{bench.tabs[-1].key}").wait_for()
@@ -70,15 +70,15 @@ def test_keys_on_a_slider_move_the_forecast_and_the_address(page: Any, workbench
     _, address = workbench
     opened(page, address)
     still = page.locator("path.mode.best").first.get_attribute("d")
-    ghosts = page.locator("path.ghost").evaluate_all("all => all.map(one => one.getAttribute('d'))")
+    ghosts = page.locator("#map path.ghost").evaluate_all("all => all.map(one => one.getAttribute('d'))")
     slider(page, "speed").focus()
     page.keyboard.press("End")
     fast = moved(page, still)
     page.wait_for_url("**forecasts.tau=speed:**")
-    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Home")
     moved(page, fast)
     # what is unsteered stays where it was
-    assert page.locator("path.ghost").evaluate_all("all => all.map(one => one.getAttribute('d'))") == ghosts
+    assert page.locator("#map path.ghost").evaluate_all("all => all.map(one => one.getAttribute('d'))") == ghosts
     page.get_by_role("button", name="All to zero").click()
     page.wait_for_function("before => document.querySelector('path.mode.best').getAttribute('d') === before", arg=still)
     page.wait_for_function("!window.location.search.includes('tau')")
@@ -99,7 +99,7 @@ def test_a_reload_and_a_link_restore_everything(page: Any, workbench: tuple[Any,
 
     def shown() -> dict[str, Any]:
         return {
-            "map": page.locator("#map").inner_html(),
+            "map": page.locator("svg.map").evaluate("map => map.outerHTML"),
             "speed": slider(page, "speed").input_value(),
             "direction": slider(page, "direction").input_value(),
             "ask": page.locator("#ask textarea").input_value(),
@@ -162,7 +162,7 @@ def test_files_are_saved(page: Any, workbench: tuple[Any, str], tmp_path: Path) 
         waiting.value.save_as(tmp_path / name)
         content = (tmp_path / name).read_bytes()
         assert content.startswith(starts.get(name, b""))
-        assert len(content) > 1000
+        assert len(content) > 500
     width, height = (int.from_bytes((tmp_path / "PNG").read_bytes()[i : i + 4], "big") for i in (16, 20))
     assert (width, height) == (2000, 2128)
 
@@ -175,8 +175,7 @@ def test_everything_is_reached_by_keys_and_has_a_name(page: Any, workbench: tupl
         page.keyboard.press("Tab")
         reached.add(
             page.evaluate(
-                "(document.activeElement.closest('[id]') ?? document.body).id + ' ' + document.activeElement.tagName + ' '"
-                " + (document.activeElement.textContent || document.activeElement.getAttribute('aria-label') || '')"
+                "(one => `${one.tagName} ${one.textContent || one.getAttribute('aria-label')}`)(document.activeElement)"
             )
         )
     words = " ".join(reached)
@@ -226,7 +225,7 @@ def test_a_model_that_fails_is_told(page: Any, workbench: tuple[Any, str], monke
     opened(page, address)
     forecasts = bench.tabs[0].forecasts
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the device has stopped")
 
     monkeypatch.setattr(forecasts.model, "resume", broken)
