@@ -79,3 +79,5 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+    # what hangs in there should not be collected in the midst of another test
+    gc.collect()

@@ -1,7 +1,10 @@
 """The server: it refuses what it cannot serve before it starts, and answers many at once as it would answer one."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -145,6 +148,27 @@ def test_what_cannot_be_served_is_refused_before(
     monkeypatch.setattr(page, "TABS", page.TABS[:1])
     said = "holds nothing to show: Forecasts (there is no settings.json and no weights.safetensors and no directions"
     assert said in refused(str(tmp_path))
+
+
+def test_the_command_serves_until_it_is_interrupted(workbench: tuple[Any, str], folder: Path) -> None:
+    command = [sys.executable, "-u", "-m", "innerspace", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == f"reading {folder}\n"
+            told = re.fullmatch(
+                r"workbench: (http://127\.0\.0\.1:\d+/) \(ctrl-c ends it\)\n", process.stdout.readline()
+            )
+            assert told is not None
+            status, kind, body = get(told[1], "")
+            assert (status, kind.partition(";")[0]) == (200, "text/html")
+            assert f"{folder.name} \\u00b7 innerspace" in body.decode()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_without_gradio_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,9 @@ from innerspace.value import read_json
 STEP = 0.01
 """The least change of a temperature."""
 
+LONGEST_TEXT = 200
+"""How many characters of a text are read."""
+
 _KEPT = 32
 """How many scenes stay framed, each with its unsteered pass."""
 
@@ -175,7 +178,7 @@ class Forecasts:
             if feature not in offered:
                 by = f" by {view.method}" if view.method else ""
                 raise ValueError(f"no vector steers {feature[:80]!r}{by}; there are vectors of {', '.join(offered)}")
-            if abs(amount) > (reach := offered[feature].reach) + 1e-9:
+            if not abs(amount) <= (reach := offered[feature].reach) + 1e-9:
                 raise ValueError(f"τ of {feature} should lie within ± {reach:g}, it is {amount:g}")
             if amount:
                 found[feature] = (offered[feature], amount)
@@ -231,9 +234,11 @@ class Forecasts:
         Every agent is brought to its own request by a control loop; the amounts are the means over agents.
 
         Raises:
-            ValueError: for a text that is not understood, or a feature that no vector steers.
+            ValueError: for a text that is not understood, or is too long, or a feature that no vector steers.
         """
         self.run.require()
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"the text has {len(text):,} characters; at most {LONGEST_TEXT} are read")
         instructions, offered = understand(text), self.offered(view.method)
         require(instructions, offered)
         stage, site = self.stage(view), self._site(view)

@@ -79,6 +79,8 @@ class Workbench:
         """Serve until interrupted."""
         try:
             threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
         finally:
             self.stop()
 
