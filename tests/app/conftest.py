@@ -43,13 +43,13 @@ def _close_idle_loops() -> None:
             thing.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _swept() -> Iterator[None]:
     yield
     _close_idle_loops()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The folder of the run; nobody writes there."""
     torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def workbench(folder: Path) -> Iterator[tuple[Any, str]]:
     """The workbench and its address, served from a copy of the run."""
     if importlib.util.find_spec("gradio") is None:
