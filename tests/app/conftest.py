@@ -1,6 +1,7 @@
 """A finished run of Words in motion with vectors and little else, and its workbench as a server, once for all."""
 
 import asyncio
+import contextlib
 import gc
 import importlib.util
 import shutil
@@ -39,8 +40,10 @@ def _close_idle_loops() -> None:
     gc.collect()
     for thing in gc.get_objects():
         # an instance of a proxy would be asked what it is
-        if issubclass(type(thing), asyncio.BaseEventLoop) and not thing.is_running():
-            thing.close()
+        if issubclass(type(thing), asyncio.BaseEventLoop) and not (thing.is_running() or thing.is_closed()):
+            # one may have lost its files before
+            with contextlib.suppress(ValueError, OSError):
+                thing.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
