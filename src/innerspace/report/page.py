@@ -9,6 +9,7 @@ from innerspace.report.calibration import calibration
 from innerspace.report.compare import comparison
 from innerspace.report.control_loop import control_loop
 from innerspace.report.end_to_end import end_to_end
+from innerspace.report.explanations import explanations
 from innerspace.report.features import features
 from innerspace.report.fidelity import fidelity
 from innerspace.report.geometry import geometry
@@ -48,6 +49,7 @@ _OF_SUBSPACES: dict[str, _Builder] = {
 
 _SECTIONS: dict[str, _Builder] = {
     "comparison": comparison,
+    "explanations": explanations,
     "sweep": sweep,
     "sparsity": sparsity,
     "scenes": forecasts,
@@ -147,6 +149,7 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
 def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
     """Every kind of training that is drawn in a color of its own."""
     yield from (one["kind"] for one in record.get("comparison", {}).get("entrants", ()))
+    yield from (one["kind"] for one in record.get("explanations", {}).get("kinds", ()))
     compared = (record.get(key, {}).get("runs", ()) for key in ("pareto", "end_to_end"))
     for runs in (*compared, *(record.get(key, ()) for key in _RUNS)):
         yield from (run["kind"] for run in runs if "kind" in run)
