@@ -34,7 +34,7 @@ def frequent(rows: int = 300) -> list[Text]:
     (batch,) = texts(rows, 30)
     ids = batch.ids.clone()
     behind = (ids[:, :-1] == token(9)) & (
-        torch.rand(ids[:, 1:].shape, generator=torch.Generator().manual_seed(1)) < 0.6
+        torch.rand(ids[:, 1:].shape, generator=torch.Generator().manual_seed(1)) < 0.4
     )
     ids[:, 1:] = ids[:, 1:].where(~behind, token(5) + ids[:, 1:] % 2)
     return [Text(ids[: rows // 2]), Text(ids[rows // 2 :])]
@@ -82,7 +82,7 @@ def test_controls_are_worse(found: Interpretation) -> None:
     detection = scores.copies("detection")[..., 0]
     ways = dict(zip(scores.ways, detection.T.tolist(), strict=True))
     assert ways["frequent"][0] == pytest.approx(1.0)
-    assert 0.55 < ways["frequent"][1] < 0.8
+    assert 0.55 < ways["frequent"][1] < 0.9
     for way in ("shuffled", "random"):
         assert all(abs(value - 0.5) < 0.2 for value in ways[way])
     assert scores.unanswered() == 0

@@ -10,8 +10,9 @@ Three latents of a dictionary at a site of a language model, in a notebook::
         print(one.latent, one.explanation.text, one.detection, one.fuzzing)
 
 A forecaster's latents are explained in motion words: ``SceneReader()`` in the place of ``TextReader(tokenizer)``. Who
-explains and who judges can be replaced: ``explainer=`` and ``judge=`` take ``RuleExplainer`` and ``RuleJudge`` (offline,
-the default), both ends of an ``Endpoint`` or of a ``LocalModel``, or a class of your own with one method.
+explains and who judges can be replaced: ``explainer=`` and ``judge=`` take ``RuleExplainer`` and ``RuleJudge``
+(offline, the default), what ``Endpoint(…).open()`` or ``LocalModel(…).open()`` gives, or a class of your own with one
+method.
 
 The examples that are shown, and those that are judged, have no document and no scene in common. They are drawn from
 all parts of a latent's activations, and as many from where it is off. *Detection* asks in which contexts it is on,

@@ -132,8 +132,7 @@ class Sides:
         items = [_asked(context, band) for band, context in judged]
         items += [_asked(context, RANDOM) for context in others] + [_asked(context, NEAR) for context in near]
         items += [item for band, context in judged for item in self._marks(context, band)]
-        chance = self._chance(firing, len(on))
-        return Drawn(Shown(tuple(on), tuple(off)), Shown(tuple(chance), tuple(off)), items)
+        return Drawn(Shown(tuple(on), tuple(off)), self._chance(firing, len(on), len(off)), items)
 
     def _banded(self, firing: Firing, side: Bool[Tensor, "n"], each: int) -> Iterator[tuple[int, Context]]:
         """So many contexts of every band, of different documents where there are enough."""
@@ -175,12 +174,16 @@ class Sides:
         order = torch.randperm(len(places), generator=self._drawing)[: _TRIES * count]
         return self._without(firing, places[order].tolist(), count)
 
-    def _chance(self, firing: Firing, count: int) -> list[Context]:
-        """Contexts anywhere, on at one position that was drawn: what an explanation of nothing is made from."""
+    def _chance(self, firing: Firing, on: int, off: int) -> Shown:
+        """Contexts anywhere, on at one position that was drawn, or off: what an explanation of nothing is made from.
+
+        Those that are off are drawn anywhere as well: contexts without a firing would tell by what they lack.
+        """
         places = self._material.place[self.to_show]
-        drawn = places[torch.randint(len(places), (count,), generator=self._drawing)].tolist()
+        drawn = places[torch.randint(len(places), (on + off,), generator=self._drawing)].tolist()
         contexts = [self._context(place, firing) for place in drawn]
-        return [one.valued(tuple(float(i == one.at) for i in range(len(one.values)))) for one in contexts]
+        lit = [one.valued(tuple(float(i == one.at) for i in range(len(one.values)))) for one in contexts[:on]]
+        return Shown(tuple(lit), tuple(one.valued((0.0,) * len(one.values)) for one in contexts[on:]))
 
     def _marks(self, context: Context, band: int) -> list[Item]:
         """The right mark and a wrong one; none where there is no wrong one."""

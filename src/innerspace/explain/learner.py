@@ -6,7 +6,8 @@ What is sought is the rule with the largest
 
 D the balanced accuracy of telling contexts in which a coordinate is on from those in which it is off, F that of telling
 its positions from the others of the same contexts; where there are no others, J = D − price · values. A step adds a
-value to a test, a test of a few values to a clause, or a clause; then values are taken away again as long as J does not fall.
+value to a test, a test of a few values to a clause, or a clause; then values are taken away again as long as J does
+not fall.
 """
 
 from collections.abc import Iterator, Sequence

@@ -178,8 +178,7 @@ class Firing:
 @final
 @dataclass(frozen=True, eq=False)
 class Material:
-    """All that was read: lines, the places that count with their groups, and firings by decomposition and coordinate.
-    """
+    """All that was read: lines, the places that count and their groups, firings by decomposition and coordinate."""
 
     lines: list[Line]
     place: Int[Tensor, "m"]
@@ -224,12 +223,11 @@ def read(
             lines += reader.lines(batch, counted, first)
             row, position = counted.nonzero().unbind(1)
             places.append((first + row << _SHIFT) + position)
-            groups.append(torch.tensor([lines[first + r].groups[p] for r, p in counted.nonzero().tolist()]))
-        elif not torch.equal(counted, mask):
-            raise ValueError(f"{watched[i].site!r} has other positions than {watched[0].site!r}: explain them apart")
+            groups.append(_groups(lines[first:], counted))
+        _check_same(counted, mask, watched[i].site, watched[0].site)
         feature, row, value = nonzero(z, watched[i].latents, numbered[i])
         parts.append((feature, places[-1][row], value))
-    place, group = torch.cat(places), torch.cat(groups).long()
+    place, group = torch.cat(places), torch.cat(groups)
     feature, at, value = map(torch.cat, zip(*parts, strict=True))
     order = feature.argsort(stable=True)
     counts = torch.bincount(feature, minlength=sum(sizes)).tolist()
@@ -255,17 +253,31 @@ def spread(
         ValueError: as ``read``.
     """
     pairs, sizes, count = [list[Tensor]() for _ in readers], [0] * len(readers), 0
+    group, mask = torch.zeros(0), torch.zeros(0)
     for batch, i, chosen, z in codes(model, batches, readers, where):
         counted = chosen.reshape(len(chosen), -1).cpu()
-        lines = reader.lines(batch, counted, count)
-        count += len(lines) if i == len(readers) - 1 else 0
-        group = torch.tensor([lines[r].groups[p] for r, p in counted.nonzero().tolist()])
+        if i == 0:
+            lines, mask = reader.lines(batch, counted, count), counted
+            count += len(lines)
+            group = _groups(lines, counted)
+        _check_same(counted, mask, readers[i][1], readers[0][1])
         sizes[i] = z.shape[-1]
         latent, row, _ = nonzero(z, every := torch.arange(sizes[i]), every)
         pairs[i].append((group[row] * sizes[i] + latent).unique())
     return [
         torch.bincount(torch.cat(own).unique() % size, minlength=size) for own, size in zip(pairs, sizes, strict=True)
     ]
+
+
+def _groups(lines: Sequence[Line], counted: Bool[Tensor, "batch positions"]) -> Int[Tensor, "n"]:
+    """The document or scene of every position that counts."""
+    found = [lines[row].groups[position] for row, position in counted.nonzero().tolist()]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _check_same(counted: Bool[Tensor, "..."], mask: Bool[Tensor, "..."], site: str, first: str) -> None:
+    if not torch.equal(counted, mask):
+        raise ValueError(f"{site!r} has other positions than {first!r}: explain them apart")
 
 
 def _firing(

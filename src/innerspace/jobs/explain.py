@@ -37,11 +37,11 @@ from innerspace.report.record import Provenance, write
 class Explain(Job):
     """Explain ``latents`` of every kind of dictionary, judge the explanations, and compare the kinds.
 
-    Dictionaries are those of the ``lessons``, trained for this, or those in the ``folder`` of a finished run that
-    belong to the site, of all ``kinds`` where none is named. Of every kind ``latents`` are drawn from those that are eligible,
-    without replacement, as many from each of its dictionaries. ``sequences`` held-out ones are read (for a forecaster:
-    agents, one of each scene). Examples are drawn ``seeds`` times. ``shown`` latents of each kind are on the page with
-    their contexts.
+    Dictionaries are those of the ``lessons``, trained for this, or, where one is given, those in the ``folder`` of a
+    finished run that belong to the site, of all ``kinds`` where none is named. Of every kind ``latents`` are drawn from those that are
+    eligible, without replacement, as many from each of its dictionaries. ``sequences`` held-out ones are read (of a
+    forecaster: agents, one of each scene). Examples are drawn ``seeds`` times. ``shown`` latents of each kind are on
+    the page with their contexts.
     """
 
     data: TextData | SceneData = field(default_factory=TextData)
@@ -63,8 +63,6 @@ class Explain(Job):
         """Refuse what leaves nothing to explain, or nobody who can judge it."""
         if self.folder is None:
             check_lessons(self.lessons)
-        elif self.lessons:
-            raise ValueError("dictionaries are trained by lessons, or taken from a folder; give one of the two")
         if strangers := [lesson.name for lesson in self.lessons if lesson.site != self.site]:
             raise ValueError(f"{strangers[0]} is at another site than {self.site!r}, where latents are explained")
         if min(self.latents, self.seeds, self.sequences, self.replicates) < 1 or self.shown < 0:
@@ -151,19 +149,19 @@ class Explain(Job):
                 f"{self.folder} holds no dictionaries at {self.site!r}"
                 f"{' of ' + ', '.join(self.kinds) if self.kinds else ''}; there are {there or 'none at all'}"
             )
-        return sorted(found, key=lambda one: (self._order(one.kind), one.seed))
+        return sorted(found, key=lambda one: (self._order(one.kind), one.kind, one.seed))
 
     def drawn(
         self, subject: Subject, sources: Sequence[Source], held: Sequence[Any], reader: Reader
     ) -> tuple[list[list[int]], list[int]]:
         """Latents of every dictionary, drawn without replacement, and how many were eligible."""
-        drawing = torch.Generator().manual_seed(0)
         documents = spread(subject.model, held, [(one.what, self.site) for one in sources], reader, where=subject.where)
         chosen, eligible = list[list[int]](), list[int]()
         for one, counts in zip(sources, documents, strict=True):
             able = (counts >= self.sampling.documents).nonzero().flatten()
             share = -(-self.latents // sum(other.kind == one.kind for other in sources))
-            chosen.append(able[torch.randperm(len(able), generator=drawing)[:share]].sort().values.tolist())
+            order = torch.randperm(len(able), generator=torch.Generator().manual_seed(one.seed))
+            chosen.append(able[order[:share]].sort().values.tolist())
             eligible.append(len(able))
         return chosen, eligible
 

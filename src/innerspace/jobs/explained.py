@@ -78,13 +78,13 @@ def headlines(part: Mapping[str, Any]) -> list[dict[str, str]]:
 def remarks(part: Mapping[str, Any], documents: str, explainer: str, judge: str) -> list[str]:
     """What the numbers allow to say, and what they do not."""
     lines = [
-        f"Explained by {explainer}, judged by {judge}. Detection: in which contexts a latent is on, of as many where it "
-        "is and where it is not, from all parts of its activations. Fuzzing: whether it is on at the marked position. "
-        "One half is what guessing gives."
+        f"Explained by {explainer}, judged by {judge}. Detection: in which contexts a latent is on, of as many where "
+        "it is and where it is not, from all parts of its activations. Fuzzing: whether it is on at the marked "
+        "position. One half is what guessing gives."
     ]
     lines += [
-        f"{one['kind']}: {one['eligible']:,} of {one['latents']:,} latents were on in enough {documents}, {one['drawn']} "
-        f"of these were drawn, {one['explained']} explained and judged."
+        f"{one['kind']}: {one['eligible']:,} of {one['latents']:,} latents were on in enough {documents}, "
+        f"{one['drawn']} of these were drawn, {one['explained']} explained and judged."
         for one in part["kinds"]
     ]
     lines += [f"{one['kind']}: {_answered(one)}" for one in part["kinds"] if one.get("unanswered")]
@@ -93,9 +93,10 @@ def remarks(part: Mapping[str, Any], documents: str, explainer: str, judge: str)
     if tests:
         lines += [_said(one) for one in clear]
         if not clear:
+            least = min((one["holm"] for one in tests if one["holm"] is not None), default=None)
             lines.append(
-                f"No difference between kinds is clear among the {len(tests)} tests (Holm, {SIGNIFICANT}): the smallest "
-                f"corrected p is {number(min((one['holm'] for one in tests if one['holm'] is not None), default=None), 2)}."
+                f"No difference between kinds is clear among {len(tests)} tests (Holm, {SIGNIFICANT}): the smallest "
+                f"corrected p is {number(least, 2)}."
             )
     level = [one for one in part["controls"] if one["holm"] is None or one["holm"] >= SIGNIFICANT]
     if part["controls"]:

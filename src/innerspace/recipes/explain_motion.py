@@ -16,5 +16,5 @@ job = Explain(
     folder=Path("runs/demo"),
     kinds=("local", "e2e", "balanced"),
     latents=60,
-    sampling=Sampling(near=3, documents=40),
+    sampling=Sampling(shown=20, others=200, near=3, documents=40),
 )

@@ -2,7 +2,7 @@
 
 Behind block 2, all with as many latents on at once; in minutes; give the model's folder, and any TinyStories text:
 ``innerspace run explain-stories --data.model FOLDER --data.corpus.source.paths stories.json``. With ``--folder RUN``
-and no lessons, the dictionaries are those of a finished run on the same text.
+the dictionaries are those of a finished run on the same text, and none is trained.
 """
 
 from pathlib import Path
@@ -38,6 +38,6 @@ job = Explain(
         Lesson(SITE, kind, seed=0, latents=512, nonlinearity=TopK(12), objective=objective)
         for kind, objective in OBJECTIVES.items()
     ),
-    course=Course(tokens=600_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
-    sampling=Sampling(near=3),
+    course=Course(tokens=1_200_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
+    sampling=Sampling(shown=20, others=200, near=3),
 )

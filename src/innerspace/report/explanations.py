@@ -75,9 +75,9 @@ def _scores(kinds: Sequence[Mapping[str, Any]], palette: Palette, note: str) -> 
     words = f" Values that a rule names, on average: {', '.join(lengths)}." if lengths else ""
     caption = (
         "How well explanations tell where latents are on, on contexts that they were not made from; below each number "
-        "its 95 % interval over documents and latents. Detection: contexts in which a latent is on, from five quantiles "
-        "of its activations, next to as many in which it is off. Fuzzing: marks at the right position next to marks at "
-        f"a wrong one. Guessing gives 0.5 everywhere.{words} {note}"
+        "its 95 % interval over documents and latents. Detection: contexts in which a latent is on, from five "
+        "quantiles of its activations, next to as many in which it is off. Fuzzing: marks at the right position next "
+        f"to marks at a wrong one. Guessing gives 0.5 everywhere.{words} {note}"
     )
     return Table(caption, tuple(head), tuple(rows))
 
@@ -158,7 +158,7 @@ def _latents(latents: Sequence[Mapping[str, Any]], palette: Palette, fold: str, 
         for one in latents
     )
     caption = (
-        f"{title}, in the words of the first seed's examples; AUROC over all seeds, with 95 % intervals over documents. "
+        f"{title}, in the words of the first seed's examples; AUROC over all seeds, 95 % intervals over documents. "
         "To the right, detection by the controls. Not sorted by score: these are the first that were drawn."
         if not fold
         else f"{title}, with AUROC over all seeds and 95 % intervals over documents."
