@@ -169,7 +169,7 @@ def test_nothing_is_learned_from_nothing() -> None:
     rule = learn(Shown(on, tuple(text(f" c{i}| d{i}") for i in range(5))))
     # no word holds in two contexts
     assert rule == Rule(())
-    assert rule([Fact("token", " a0")]) == 0.5
+    assert rule([[Fact("token", " a0")]]) == 0.5
     assert str(rule) == "nothing that these facts tell"
 
 
@@ -198,10 +198,12 @@ def test_rules_in_words() -> None:
         ),
         0.2,
     )
-    words = "token “ she” or “ her”, after “.”; or capitalized; or speed low or moderate, step 3 or 9 to 11"
+    words = "token “ she” or “ her”, right after “.”; or capitalized; or speed low or moderate, step 3 or 9 to 11"
     assert str(rule) == words
-    assert rule([Fact("token", " she"), Fact("previous", "."), Fact("form", "capitalized")]) == 0.9
-    assert rule([Fact("token", " she"), Fact("previous", ",")]) == 0.2
+    assert rule([[Fact("token", " she"), Fact("previous", "."), Fact("form", "capitalized")]]) == 0.9
+    assert str(OneOf("earlier", ("\n", ""))) == "soon after “↵” or “∅”"
+    assert rule([[Fact("token", " she"), Fact("previous", ",")]]) == 0.2
+    assert rule([[Fact("token", " she")], [Fact("form", "capitalized")], [Fact("previous", ".")]]) == 0.7
     assert Rule.from_json(rule.to_json()) == rule
 
 

@@ -9,6 +9,7 @@ from innerspace.jobs.explained import headlines, remarks
 from innerspace.measure.estimate import Estimate
 from innerspace.report.blocks import Figure, Palette, Table
 from innerspace.report.explanations import FIRST, explanations
+from innerspace.report.numerals import plain
 from innerspace.report.page import render
 
 pytest.importorskip("jinja2", reason="the page needs the extra 'report'")
@@ -30,6 +31,7 @@ def kind(name: str, score: float) -> dict[str, Any]:
         "explained": 18,
         "asked": 400,
         "unanswered": 3,
+        "unmarked": 4,
         "scores": {"detection": measures, "fuzzing": measures},
         "by_band": {task: {way: [one] * 5 for way, one in by_way.items()} for task in ("detection", "fuzzing")},
         "near": by_way,
@@ -62,7 +64,7 @@ def section() -> dict[str, Any]:
 
 def test_scores_stand_beside_their_controls() -> None:
     palette = Palette.of(["local", "e2e"])
-    blocks = explanations({"explanations": section()}, palette, "").blocks
+    blocks = explanations(plain({"explanations": section()}), palette, "").blocks
     tables, (figure,) = (
         [one for one in blocks if isinstance(one, Table)],
         [one for one in blocks if isinstance(one, Figure)],
@@ -98,9 +100,9 @@ def test_words_follow_from_the_numbers() -> None:
     )
     assert "local: 3 of 400 questions got no answer that counts, and were left out." in words
     assert any("latents of e2e are explained better than those of local: by +0.10" in line for line in words)
-    assert any(
-        "clearly better in 1 of 2 tests (Holm). Not so next to local: random in detection." in line for line in words
-    )
+    won = "better than their controls (Holm, 0.05) in 1 of 2 tests of detection, 0 of 0 tests of fuzzing."
+    assert any(line.endswith(won) for line in words)
+    assert any(line.startswith("e2e: 4 of 18 latents have no score of fuzzing") for line in words)
     assert words[-1].startswith("e2e: 2 of those drawn")
     for one in part["comparisons"]:
         one["holm"] = 0.3

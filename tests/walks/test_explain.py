@@ -1,11 +1,14 @@
 """Explanations through the command line: of a language model and of a forecaster, as small as can be; read back."""
 
 import json
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from innerspace.cli import main, recipes
 from innerspace.decompose.base import Home
@@ -15,7 +18,7 @@ from innerspace.explain.endpoint import Endpoint
 from innerspace.explain.examples import Sampling
 from innerspace.interop.neuronpedia import read_explanations
 from innerspace.jobs.explain import Explain
-from innerspace.jobs.job import Job
+from innerspace.jobs.job import Job, Run
 from innerspace.jobs.scenes import SceneData
 from innerspace.motion.forecasters.forecaster import save
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
@@ -23,12 +26,12 @@ from innerspace.motion.framing import Framing
 from innerspace.network.model import Model
 from innerspace.value import read_json
 
-QUICK = {"class": "Sampling", "shown": 3, "others": 12, "judged": 2, "near": 1, "documents": 6}
+QUICK = {"class": "Sampling", "shown": 2, "others": 8, "judged": 1, "near": 1, "documents": 6}
 
 
 def run(name: str, place: Path, **changes: Any) -> Any:
     record: Any = recipes()[name].to_json()
-    record |= {"latents": 4, "seeds": 2, "replicates": 40, "shown": 2, "sampling": QUICK} | changes
+    record |= {"latents": 3, "seeds": 2, "replicates": 40, "shown": 2, "sampling": QUICK} | changes
     path = place / "small.json"
     path.write_text(json.dumps(record))
     assert main(["run", str(path), "--runs", str(place), "--name", "run"]) == 0
@@ -81,17 +84,21 @@ def test_a_language_model(assets: Path, tmp_path: Path) -> None:
     assert {(one.latent, one.text) for one in read_explanations(path)} == own
     assert {one.author for one in read_explanations(path)} == {"innerspace rules"}
 
-    # the same dictionaries, taken from the folder, give the same
-    again = run("explain-stories", _made(tmp_path / "again"), data=data, lessons=lessons, course=course, sequences=160,
-                folder=str(tmp_path / "run"))  # fmt: skip
-    assert again["explanations"]["latents"] == [
-        one for kind in ("local", "e2e", "e2e+ds") for one in report["explanations"]["latents"] if one["kind"] == kind
+    # the same dictionaries, taken from the folder
+    job: Any = Explain.from_json(read_json(tmp_path / "run" / "job.json"))
+    place = Run(tmp_path / "run", Console(file=StringIO()))
+    subject = job.data.open(place)
+    taken = replace(job, folder=tmp_path / "run", kinds=("e2e+ds", "local")).dictionaries(place, subject)
+    assert [(one.name, one.kind, one.seed) for one in taken] == [
+        ("resid.2-e2e+ds-0", "e2e+ds", 0),
+        ("resid.2-local-0", "local", 0),
     ]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+    trained = {one.name: one.what for one in job.dictionaries(place, subject)}
+    for one in taken:
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(one.what.state_dict().values(), trained[one.name].state_dict().values(), strict=True)
+        )
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ def test_a_forecaster(forecaster: Path, tmp_path: Path) -> None:
     known = {"speed", "acceleration", "direction", "agent", "step", "nothing"}
     for one in report["explanations"]["latents"]:
         assert set(one["text"].replace(";", ",").split()) & known
-    # two from each of the two dictionaries
+    # of both dictionaries of a kind
     names = {one["dictionary"] for one in report["explanations"]["latents"] if one["kind"] == "local"}
     assert names <= {"agent.2-local-0", "agent.2-local-1"}
     # Neuronpedia shows text
@@ -137,7 +144,8 @@ def test_what_cannot_be_explained_is_refused(forecaster: Path, tmp_path: Path) -
         Sampling(shown=0)
     motion: Any = recipes()["explain-motion"]
     data = SceneData(forecaster, motion.data.data, batch=8)
+    place = Run(tmp_path, Console(file=StringIO()))
     lost = Explain(data, "agent.2", folder=forecaster, kinds=("balanced",))
     with pytest.raises(ValueError, match=r"no dictionaries at 'agent\.2' of balanced; there are agent\.2-e2e-0, "):
-        lost.dictionaries(None, data.open(None))  # pyright: ignore
+        lost.dictionaries(place, data.open(place))
     assert Job.from_json(job.to_json()) == job

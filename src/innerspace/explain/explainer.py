@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from innerspace.explain.contexts import Fact
 from innerspace.explain.examples import Question, Shown
 from innerspace.explain.learner import Search, learn
 from innerspace.explain.rules import Rule
@@ -105,13 +106,27 @@ class RuleJudge(Judge):
         Raises:
             ValueError: for an explanation without a rule.
         """
-        rule = explanation.rule
-        if rule is None:
-            raise ValueError(
-                f"a RuleJudge checks rules, and {explanation.author or 'nobody'} gave none with {explanation.text!r}; "
-                "take a judge that reads"
-            )
-        return [_probability(rule, question) for question in questions]
+        return self.judge_all([(explanation, questions)])[0]
+
+    def judge_all(self, many: Sequence[tuple[Explanation, Sequence[Question]]]) -> list[list[float | NoAnswer]]:
+        """The same, the facts of questions that are asked of several explanations looked up once.
+
+        Raises:
+            ValueError: as ``judge``.
+        """
+        facts = dict[int, list[tuple[Fact, ...]]]()
+        answers = list[list[float | NoAnswer]]()
+        for explanation, questions in many:
+            if (rule := explanation.rule) is None:
+                raise ValueError(
+                    f"a RuleJudge checks rules, and {explanation.author or 'nobody'} gave none with "
+                    f"{explanation.text!r}; take a judge that reads"
+                )
+            for question in questions:
+                if id(question) not in facts:
+                    facts[id(question)] = _facts(question)
+            answers.append([rule(facts[id(question)]) for question in questions])
+        return answers
 
 
 def ruled(rule: Rule, author: str = "innerspace rules") -> Explanation:
@@ -119,7 +134,7 @@ def ruled(rule: Rule, author: str = "innerspace rules") -> Explanation:
     return Explanation(str(rule), author, rule)
 
 
-def _probability(rule: Rule, question: Question) -> float:
+def _facts(question: Question) -> list[tuple[Fact, ...]]:
+    """What holds at the marked position, or at each that the context asks about."""
     context = question.context
-    places = context.asked if question.marked is None else (question.marked,)
-    return max(rule(context.facts(i)) for i in places)
+    return [context.facts(i) for i in (context.asked if question.marked is None else (question.marked,))]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from innerspace.explain.contexts import Fact
 from innerspace.value import Value
 
-_SAID = {"token": "token", "previous": "after", "earlier": "shortly behind", "form": ""}
+_SAID = {"token": "token", "previous": "right after", "earlier": "soon after", "form": ""}
 """How facts on text are said; others, as they are called."""
 
 
@@ -18,17 +18,13 @@ class OneOf(Value):
     about: str
     values: tuple[str, ...]
 
-    def holds(self, facts: Collection[Fact]) -> bool:
-        """Whether it does among the facts of a position."""
-        return any(Fact(self.about, value) in facts for value in self.values)
-
     def __str__(self) -> str:
         if self.about == "form":
             return _listed(self.values)
         if self.about == "step":
             return f"step {_listed(_runs(self.values))}"
         if self.about in _SAID:
-            return f"{_SAID[self.about]} {_listed([f'“{value}”' for value in self.values])}"
+            return f"{_SAID[self.about]} {_listed([f'“{_visible(value)}”' for value in self.values])}"
         return f"{self.about} {_listed(self.values)}"
 
 
@@ -39,10 +35,6 @@ class Clause(Value):
     tests: tuple[OneOf, ...]
     precision: float
 
-    def holds(self, facts: Collection[Fact]) -> bool:
-        """Whether all tests hold."""
-        return all(test.holds(facts) for test in self.tests)
-
     def __str__(self) -> str:
         return ", ".join(map(str, self.tests))
 
@@ -51,19 +43,31 @@ class Clause(Value):
 class Rule(Value):
     """Clauses of which one should hold; ``otherwise`` is how much of the rest is on. Without a clause it says nothing.
 
-    Called with the facts of a position, it gives the probability that the coordinate is on there, at even odds.
+    Called with the facts of positions, it gives the probability that the coordinate is on at one of them, at even odds.
     """
 
     clauses: tuple[Clause, ...]
     otherwise: float = 0.5
 
-    def __call__(self, facts: Collection[Fact]) -> float:
-        """The precision of the best clause that holds."""
-        known = frozenset(facts)
-        return max((clause.precision for clause in self.clauses if clause.holds(known)), default=self.otherwise)
+    def __call__(self, positions: Sequence[Collection[Fact]]) -> float:
+        """The precision of the best clause that holds somewhere."""
+        wanted = [
+            (one.precision, [{Fact(test.about, v) for v in test.values} for test in one.tests]) for one in self.clauses
+        ]
+        best = 0.0
+        for facts in positions:
+            for precision, tests in wanted:
+                if precision > best and not any(test.isdisjoint(facts) for test in tests):
+                    best = precision
+        return best or self.otherwise
 
     def __str__(self) -> str:
         return "; or ".join(map(str, self.clauses)) or "nothing that these facts tell"
+
+
+def _visible(piece: str) -> str:
+    """A token with what would not be seen as a sign; one without a character of its own as that of nothing."""
+    return piece.replace("\n", "↵").replace("\t", "⇥") or "∅"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -38,10 +38,10 @@ class Explain(Job):
     """Explain ``latents`` of every kind of dictionary, judge the explanations, and compare the kinds.
 
     Dictionaries are those of the ``lessons``, trained for this, or, where one is given, those in the ``folder`` of a
-    finished run that belong to the site, of all ``kinds`` where none is named. Of every kind ``latents`` are drawn from those that are
-    eligible, without replacement, as many from each of its dictionaries. ``sequences`` held-out ones are read (of a
-    forecaster: agents, one of each scene). Examples are drawn ``seeds`` times. ``shown`` latents of each kind are on
-    the page with their contexts.
+    finished run that belong to the site, of all ``kinds`` where none is named. Of every kind ``latents`` are drawn from
+    those that are eligible, without replacement, as many from each of its dictionaries. ``sequences`` held-out ones are
+    read (of a forecaster: agents, one of each scene). Examples are drawn ``seeds`` times. ``shown`` latents of each
+    kind are on the page with their contexts.
     """
 
     data: TextData | SceneData = field(default_factory=TextData)

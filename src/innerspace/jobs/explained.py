@@ -98,13 +98,15 @@ def remarks(part: Mapping[str, Any], documents: str, explainer: str, judge: str)
                 f"No difference between kinds is clear among {len(tests)} tests (Holm, {SIGNIFICANT}): the smallest "
                 f"corrected p is {number(least, 2)}."
             )
-    level = [one for one in part["controls"] if one["holm"] is None or one["holm"] >= SIGNIFICANT]
     if part["controls"]:
-        names = "; ".join(f"{one['other']} in {one['task']}" for one in level)
-        lines.append(
-            f"Next to their controls explanations are clearly better in {len(part['controls']) - len(level)} of "
-            f"{len(part['controls'])} tests (Holm)." + (f" Not so next to {names}." if level else "")
-        )
+        won = ", ".join(_won(part["controls"], task) for task in TASKS)
+        lines.append(f"Explanations are clearly better than their controls (Holm, {SIGNIFICANT}) in {won}.")
+    lines += [
+        f"{one['kind']}: {one['unmarked']} of {one['explained']} latents have no score of fuzzing, since none of their "
+        "judged contexts has a position where they are on and one where they are off."
+        for one in part["kinds"]
+        if one.get("unmarked")
+    ]
     lines += part["missing"]
     return lines
 
@@ -160,6 +162,7 @@ def _kind(of: Of) -> dict[str, Any]:
     return {
         **counts,
         "asked": scores.asked,
+        "unmarked": int(scores.copies("fuzzing")[:, 0, 0].isnan().sum()),
         "unanswered": scores.unanswered(),
         "scores": {
             task: {measure: {way: scores.mean(task, measure, way) for way in scores.ways} for measure in MEASURES}
@@ -257,6 +260,12 @@ def _said(one: Mapping[str, Any]) -> str:
         f"In {one['task']} latents of {one['one']} are explained {more} than those of {one['other']}: by "
         f"{phrase(_plain(one['difference']), digits=2, sign=True)} of AUROC, corrected p {number(one['holm'], 2)}."
     )
+
+
+def _won(tests: Sequence[Mapping[str, Any]], task: str) -> str:
+    own = [one for one in tests if one["task"] == task]
+    clear = [one for one in own if one["holm"] is not None and one["holm"] < SIGNIFICANT and one["difference"].mean > 0]
+    return f"{len(clear)} of {len(own)} tests of {task}"
 
 
 def _answered(one: Mapping[str, Any]) -> str:

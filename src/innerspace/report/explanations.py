@@ -31,8 +31,9 @@ def explanations(report: Mapping[str, Any], palette: Palette, note: str) -> Sect
 
     * ``bands``: names of the quantiles, from faint to strong; ``seeds`` and ``judged`` (contexts of every band);
     * ``kinds``, each with ``kind``, ``latents``, ``eligible``, ``drawn``, ``explained`` and, where anything was
-      explained, ``asked``, ``unanswered``, ``values`` (of a rule, or null), ``scores`` (estimates by task, measure and
-      way), ``by_band`` (lists of estimates by task and way) and ``near`` (estimates by way, or null);
+      explained, ``asked``, ``unanswered``, ``unmarked`` (latents without a score of fuzzing), ``values`` (of a rule, or
+      null), ``scores`` (estimates by task, measure and way), ``by_band`` (lists of estimates by task and way) and
+      ``near`` (estimates by way, or null);
     * ``comparisons`` between kinds and ``controls``: ``one``, ``other``, ``task``, ``difference`` (an estimate), ``p``,
       ``holm`` and ``benjamini_hochberg``;
     * ``latents``: ``kind``, ``dictionary``, ``latent``, ``text``, ``texts`` (of all seeds), ``detection`` and
