@@ -2,7 +2,8 @@
 
 Documents (scenes) are parted in two, anew for every seed: contexts to show come from one side, contexts to judge from
 the other. Of a coordinate's activations there, five bands of equal size are made, and every band gives as many
-contexts. Contexts where the coordinate is off are drawn from all positions that count.
+contexts. The band is that of the position that was drawn; its context may hold fainter and stronger ones. Contexts
+where the coordinate is off are drawn from all positions that count.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
