@@ -164,6 +164,14 @@ def test_short_rules_are_preferred() -> None:
     assert learn(Shown(on, off), Search(price=0.6)).clauses == ()
 
 
+def test_a_rule_that_tells_positions_only_is_not_turned_around() -> None:
+    """The word stands in all contexts, on or off; a mark at it is right nevertheless."""
+    on = tuple(text(f" x{i}| a| y{i}", (1,)) for i in range(9))
+    rule = learn(Shown(on, tuple(text(f" v{i}| a| w{i}") for i in range(20))))
+    assert rule.clauses[0].tests == (OneOf("token", (" a",)),)
+    assert rule([[Fact("token", " a")]]) > 0.5 > rule([[Fact("token", " x1")]])
+
+
 def test_nothing_is_learned_from_nothing() -> None:
     on = tuple(text(f" a{i}| b{i}", (1,)) for i in range(5))
     rule = learn(Shown(on, tuple(text(f" c{i}| d{i}") for i in range(5))))

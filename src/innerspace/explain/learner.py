@@ -25,6 +25,9 @@ from innerspace.value import Value
 _Clause = tuple[int, ...]
 """Numbers of facts; those about the same are alternatives."""
 
+_SURE = 0.01
+"""As far a rule's probabilities stay from one half."""
+
 _SET = 5
 """At most so many values of a new test are tried at once."""
 
@@ -59,9 +62,10 @@ def learn(shown: Shown, search: Search = Search()) -> Rule:
             break
         rule, score = best
     rule = table.pruned(rule, score)
-    every = table.contexts_of(rule)
-    clauses = tuple(Clause(table.tests(clause), table.share(table.contexts_of([clause]))) for clause in rule)
-    return Rule(tuple(sorted(clauses, key=lambda one: -one.precision)), table.share(~every) if clauses else 0.5)
+    # where a rule holds it says yes, elsewhere no, even if contexts by themselves would have it otherwise
+    clauses = tuple(Clause(table.tests(clause), max(table.share([clause]), 0.5 + _SURE)) for clause in rule)
+    otherwise = min(table.share(rule, holds=False), 0.5 - _SURE) if clauses else 0.5
+    return Rule(tuple(sorted(clauses, key=lambda one: -one.precision)), otherwise)
 
 
 def most_frequent(shown: Shown) -> Rule:
@@ -134,15 +138,14 @@ class _Table:
             by_about.setdefault(fact.about, []).append(fact.value)
         return tuple(OneOf(about, tuple(values)) for about, values in by_about.items())
 
-    def contexts_of(self, rule: Sequence[_Clause]) -> Bool[np.ndarray, "contexts"]:
-        """In which contexts a rule holds somewhere where it is asked."""
-        return self._any(self._matches(rule)[None])[0]
-
-    def share(self, chosen: Bool[np.ndarray, "contexts"]) -> float:
-        """How much of some contexts is on, where as many are on as off; smoothed by half a context on either side."""
-        on, off = chosen[: self._on], chosen[self._on :]
-        a, b = ((side.sum() + 0.5) / (len(side) + 1) for side in (on, off))
-        return float(a / (a + b))
+    def share(self, rule: Sequence[_Clause], *, holds: bool = True) -> float:
+        """How much is on of the contexts, and of the positions, where a rule holds (or does not): the mean of both."""
+        matches = self._matches(rule)
+        contexts = self._any(matches[None])[0] == holds
+        shares = [_share(contexts[: self._on], contexts[self._on :])]
+        if self._wrong.any():
+            shares.append(_share(matches[self._right] == holds, matches[self._wrong] == holds))
+        return sum(shares) / len(shares)
 
     def _worths(self, others: list[_Clause], own: _Clause, values: int) -> Float[np.ndarray, "facts"]:
         """What the rule is worth when a clause gets one more value, for every fact."""
@@ -206,6 +209,12 @@ class _Table:
         for number in clause:
             found.setdefault(self._facts[number].about, []).append(number)
         return found
+
+
+def _share(on: Bool[np.ndarray, "n"], off: Bool[np.ndarray, "m"]) -> float:
+    """How much of what is chosen is on, where there is as much on as off; smoothed by half a case on either side."""
+    a, b = ((side.sum() + 0.5) / (len(side) + 1) for side in (on, off))
+    return float(a / (a + b))
 
 
 def _named(contexts: Sequence[Context], support: int) -> dict[Fact, int]:

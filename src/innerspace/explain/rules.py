@@ -30,7 +30,7 @@ class OneOf(Value):
 
 @dataclass(frozen=True)
 class Clause(Value):
-    """Tests that hold together; ``precision`` of what it holds for is on, where as much is on as off."""
+    """Tests that hold together; a share ``precision`` of what they hold for is on, where as much is on as off."""
 
     tests: tuple[OneOf, ...]
     precision: float

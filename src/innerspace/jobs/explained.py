@@ -69,9 +69,8 @@ def headlines(part: Mapping[str, Any]) -> list[dict[str, str]]:
         if "scores" in one:
             own, other = (one["scores"]["detection"]["auroc"][way] for way in ("explanation", "shuffled"))
             note = f"AUROC, {_ends(own)}; {number(other.mean, 2)} by another latent's explanation"
-            lines.append(
-                {"label": f"{one['kind']}: where it is on, told by its words", "value": f"{own.mean:.2f}", "note": note}
-            )
+            label = f"{one['kind']}: where latents are on, told by words"
+            lines.append({"label": label, "value": f"{own.mean:.2f}", "note": note})
     return lines
 
 
