@@ -162,6 +162,7 @@ def test_coordinates_that_are_never_zero_have_ends() -> None:
         (clause,) = one.explained[0].explanation.rule.clauses  # pyright: ignore
         assert words <= set(clause.tests[0].values)
         assert one.explained[0].detection.mean > 0.6
+        assert one.explained[0].threshold != 0
 
 
 def test_parts_of_subspaces_have_coordinates() -> None:

@@ -47,7 +47,15 @@ def row(one: str, other: str, holm: float | None) -> dict[str, Any]:
 def section() -> dict[str, Any]:
     scores = {"detection": value(0.8), "fuzzing": value(0.7), "controls": dict.fromkeys(WAYS[1:], 0.5)}
     latents = [
-        {"kind": "local", "dictionary": "d", "latent": i, "text": f"token “ w{i}”", "texts": ["a", "b", "a"], **scores}
+        {
+            "kind": "local",
+            "dictionary": "d",
+            "latent": i,
+            "text": f"token “ w{i}”",
+            "threshold": 0.5 * (i == 1),
+            "texts": ["a", "b", "a"],
+            **scores,
+        }
         for i in range(FIRST + 3)
     ]
     return {
@@ -86,6 +94,7 @@ def test_scores_stand_beside_their_controls() -> None:
     # the first that were drawn, and all of them behind a fold
     assert len(first.rows) == FIRST
     assert first.rows[0][1].note == "2 wordings from 3 seeds"
+    assert first.rows[1][1].note == "its uppermost tenth, above 0.50; 2 wordings from 3 seeds"
     assert len(every.rows) == FIRST + 3
     assert every.fold
 
@@ -104,6 +113,7 @@ def test_words_follow_from_the_numbers() -> None:
     assert any(line.endswith(won) for line in words)
     assert any(line.startswith("e2e: 4 of 18 latents have no score of fuzzing") for line in words)
     assert words[-1].startswith("e2e: 2 of those drawn")
+    assert words[-2].startswith(f"1 of the {FIRST + 3} latents are on at more than half of the positions")
     for one in part["comparisons"]:
         one["holm"] = 0.3
     assert any("No difference between kinds is clear among 2 tests" in line for line in remarks(part, "d", "R", "R"))

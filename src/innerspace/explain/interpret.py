@@ -33,7 +33,8 @@ CONTROLS: tuple[Control, ...] = ("shuffled", "random", "frequent")
 class Explained(Value):
     """A coordinate of the ``dictionary``-th decomposition, explained by the first seed's examples.
 
-    ``texts`` are the explanations of all seeds, ``detection`` and ``fuzzing`` the mean AUROC of theirs.
+    ``texts`` are the explanations of all seeds, ``detection`` and ``fuzzing`` the mean AUROC of theirs. It counts as on
+    above the ``threshold``: 0, or for one that is hardly ever zero that of its uppermost tenth.
     """
 
     dictionary: int
@@ -42,6 +43,7 @@ class Explained(Value):
     detection: Estimate
     fuzzing: Estimate
     texts: tuple[str, ...]
+    threshold: float = 0.0
 
 
 @final
@@ -191,13 +193,24 @@ def explain(
         scores = Scores(answers, ways, len(order), resampling, dictionary=dictionary, seed=number)
     explained = list[Explained]()
     if scores is not None:
-        for i, *estimates in zip(order, scores.each("detection"), scores.each("fuzzing"), strict=True):
-            said_of = tuple(one.text for one in texts[i])
-            explained.append(
-                Explained(subjects.dictionary[i], subjects.latents[i], texts[i][0], estimates[0], estimates[1], said_of)
-            )
+        both = zip(order, scores.each("detection"), scores.each("fuzzing"), strict=True)
+        explained = [_told(subjects, i, texts[i], *estimates) for i, *estimates in both]
     missing = {(subjects.dictionary[i], subjects.latents[i]): why for i, why in reasons.items() if i not in texts}
     return Interpretation(explained, missing, answers, scores)
+
+
+def _told(
+    subjects: Subjects, i: int, texts: Sequence[Explanation], detection: Estimate, fuzzing: Estimate
+) -> Explained:
+    return Explained(
+        subjects.dictionary[i],
+        subjects.latents[i],
+        texts[0],
+        detection,
+        fuzzing,
+        tuple(one.text for one in texts),
+        subjects.firings[i].threshold,
+    )
 
 
 def _rare(firing: Firing, sampling: Sampling) -> str:

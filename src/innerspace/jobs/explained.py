@@ -106,6 +106,11 @@ def remarks(part: Mapping[str, Any], documents: str, explainer: str, judge: str)
         for one in part["kinds"]
         if one.get("unmarked")
     ]
+    if dense := sum(one["threshold"] != 0 for one in part["latents"]):
+        lines.append(
+            f"{dense} of the {len(part['latents'])} latents are on at more than half of the positions; of these the "
+            "uppermost tenth is what is explained, and counts as on."
+        )
     lines += part["missing"]
     return lines
 
@@ -132,6 +137,8 @@ def page_features(
         entry["judged"] = (
             f"detection {phrase(_plain(one.detection), digits=2)} · fuzzing {phrase(_plain(one.fuzzing), digits=2)}"
         )
+        if one.threshold:
+            entry["judged"] += f" · counted as on above {number(one.threshold, 2)}, its uppermost tenth"
         entry["bands"] += list(_judgements(of.came.seen(i)))
     part["counted"] += " Latents were drawn from the eligible ones; the last rows are contexts that were judged."
     return part
@@ -197,6 +204,7 @@ def _latent(of: Of, i: int, one: Explained, sources: Sequence[Source]) -> dict[s
         "latent": one.latent,
         "text": one.explanation.text,
         "texts": list(one.texts),
+        "threshold": one.threshold,
         "detection": one.detection,
         "fuzzing": one.fuzzing,
         "controls": {way: _first(scores, i, way) for way in scores.ways[1:]},

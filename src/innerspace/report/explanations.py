@@ -36,8 +36,8 @@ def explanations(report: Mapping[str, Any], palette: Palette, note: str) -> Sect
       ``near`` (estimates by way, or null);
     * ``comparisons`` between kinds and ``controls``: ``one``, ``other``, ``task``, ``difference`` (an estimate), ``p``,
       ``holm`` and ``benjamini_hochberg``;
-    * ``latents``: ``kind``, ``dictionary``, ``latent``, ``text``, ``texts`` (of all seeds), ``detection`` and
-      ``fuzzing`` (estimates), ``controls`` (detection by way);
+    * ``latents``: ``kind``, ``dictionary``, ``latent``, ``text``, ``texts`` (of all seeds), ``threshold`` (above which
+      it counts as on), ``detection`` and ``fuzzing`` (estimates), ``controls`` (detection by way);
     * ``missing``: sentences on those that were drawn and are not explained.
     """
     given = report["explanations"]
@@ -151,7 +151,7 @@ def _latents(latents: Sequence[Mapping[str, Any]], palette: Palette, fold: str, 
     rows = tuple(
         (
             Cell(f"{one['dictionary']} · {one['latent']}", hue=palette[one["kind"]]),
-            Cell(one["text"], _others(one)),
+            Cell(one["text"], _others(one), wrap=True),
             entry(one["detection"], 2),
             entry(one["fuzzing"], 2),
             *(Cell(number(one["controls"].get(way), 2)) for way in ("shuffled", "random", "frequent")),
@@ -168,6 +168,8 @@ def _latents(latents: Sequence[Mapping[str, Any]], palette: Palette, fold: str, 
 
 
 def _others(one: Mapping[str, Any]) -> str:
-    """Whether other examples led to other words."""
-    different = len({*one["texts"]})
-    return "" if different == 1 else f"{different} wordings from {len(one['texts'])} seeds"
+    """From where on it counts as on, where that is not zero, and whether other examples led to other words."""
+    different, threshold = len({*one["texts"]}), one["threshold"]
+    said = [f"its uppermost tenth, above {number(threshold, 2)}"] if threshold else []
+    said += [f"{different} wordings from {len(one['texts'])} seeds"] if different > 1 else []
+    return "; ".join(said)
