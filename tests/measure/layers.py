@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from innerspace.decompose.subspaces import Subspaces, random_rotation
+from innerspace.decompose.subspaces import Subspaces, nearest_rotation, random_rotation
 from innerspace.network.model import Family, Model
 from innerspace.network.site import Site
 
@@ -46,7 +46,12 @@ def inputs(rows: int, tokens: int = 3, seed: int = 1) -> Tensor:
 
 def parted(sizes: list[int] | None = None, seed: int = 2) -> Subspaces:
     """A rotation, its coordinates in parts."""
-    return Subspaces.random(WIDTH, sizes or [1] * WIDTH, torch.Generator().manual_seed(seed)).double()
+    return Subspaces(rotation(seed), sizes or [1] * WIDTH).double()
+
+
+def rotation(seed: int) -> Tensor:
+    """Orthogonal to the last digit of float64."""
+    return nearest_rotation(random_rotation(WIDTH, torch.Generator().manual_seed(seed)).double())
 
 
 def network(bend: nn.Module, tokens: int = 3) -> Model:
@@ -91,9 +96,9 @@ class Planted(nn.Module):
 
 def planted() -> tuple[Model, dict[str, Subspaces], Truth]:
     """The network, the decompositions in which its circuit is seen, and the circuit; inputs have four tokens."""
-    one, two = (random_rotation(WIDTH, torch.Generator().manual_seed(seed)).double() for seed in (5, 6))
+    one, two = rotation(5), rotation(6)
     model = Model(Planted(one, two), LayersFamily())
-    vias = {"first": Subspaces(one, [1] * WIDTH).double(), "second": Subspaces(two, [1] * WIDTH).double()}
+    vias = {"first": Subspaces(one, [1] * WIDTH), "second": Subspaces(two, [1] * WIDTH)}
     a, b, c = ("first", 0, 0), ("first", 1, 1), ("first", 2, 2)
     p, q = ("second", 0, 3), ("second", 1, 3)
     return model, vias, Truth({a, b, c, p, q}, {(a, p), (b, p), (c, q)})

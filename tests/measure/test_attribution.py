@@ -73,7 +73,7 @@ def test_integrated_gradients_add_up_to_the_whole_and_patching_does_not(errors: 
         for steps in (0, 16, 32, 64)
     ]
     assert off[0] > 0.05
-    assert off[3] < 1e-4
+    assert off[3] < 1e-3
     # the midpoint rule's error is quadratic
     assert off[1] / off[2] == pytest.approx(4, rel=0.1)
     assert off[2] / off[3] == pytest.approx(4, rel=0.1)
@@ -102,7 +102,7 @@ def test_any_model_is_attributed_completely(name: str) -> None:
     for passage in (Passage(case.model, question, {site: via}, 1, kind) for kind in (None, means)):
         own = case.model.site(site).name
         whole = passage.clean - passage.given(own, passage.states[own] - passage.change(own))
-        found = attributed([passage], steps=40)[own].sum((1, 2))
+        found = attributed([passage], steps=16)[own].sum((1, 2))
         torch.testing.assert_close(found, whole, rtol=0.05, atol=0.02 * float(passage.clean.abs().max()) + 1e-4)
 
 
@@ -197,7 +197,7 @@ def test_a_counterfactual_of_another_length_is_taken_place_by_place() -> None:
     here = torch.tensor([[0, 1, 2], [2, 1, 0]])
     question = asked(2, place=here, other=inputs(2, 4, seed=5), other_place=there)
     passage = Passage(model, question, {"first": via}, 3)
-    x = model.run(question.other, {"first": Read()}).hidden["first"]
+    x = model.run(question.other, {"first": Read()}, stop=True).hidden["first"]
     mean = (x[0, 1] + x[0, 2]) / 2
     expected = torch.stack((torch.stack((x[0, 0], mean, x[0, 3])), torch.stack((x[1, 0], x[1, 3], x[1, 1]))))
     torch.testing.assert_close(passage.states["first"] - passage.change("first"), expected, rtol=0, atol=1e-12)

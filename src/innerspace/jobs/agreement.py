@@ -97,6 +97,11 @@ class Question:
             raise ValueError(f"{self.name}: no prompt to choose by has the place {unknown[0]!r}; ask for more pairs")
         return self.train.places
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What could not be written, and why."""
+        return (*self.train.missing, *self.test.missing)
+
     def asked(self, side: Literal["train", "test"], most: int | None = None) -> list[Asked[Any]]:
         """The prompts in batches, by their nouns; the first batches only, with ``most`` prompts or a few more."""
         template = self.train if side == "train" else self.test
@@ -134,13 +139,15 @@ class Question:
                 ledger.add(name, group[chosen], {"margin": margin[chosen]})
         draws = Draws(ledger, replicates, 0)
         return Behavior(
-            len(margin),
-            len(group.unique()),
-            draws.mean("all.margin"),
-            draws.mean("all.right"),
-            draws.mean("all.pair"),
-            *(draws.mean(f"{name}.margin") for name in ("singular", "plural", "alike")),
-            draws.mean("unlike.margin") if draws.count("unlike") else None,
+            prompts=len(margin),
+            subjects=len(group.unique()),
+            margin=draws.mean("all.margin"),
+            accuracy=draws.mean("all.right"),
+            pairs=draws.mean("all.pair"),
+            singular=draws.mean("singular.margin"),
+            plural=draws.mean("plural.margin"),
+            alike=draws.mean("alike.margin"),
+            unlike=draws.mean("unlike.margin") if draws.count("unlike") else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a study of circuits comes to, in words that follow from the numbers: figures to begin with, and plain remarks."""
+"""What a study of circuits comes to, in words that follow from the numbers: figures to begin with, then remarks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -16,6 +16,7 @@ import torch
 from rich.markup import escape
 from torch import Tensor
 
+from innerspace.interventions import Read
 from innerspace.jobs.agreement import AskingNumber, Behavior, Question
 from innerspace.jobs.circuit_words import headlines, remarks
 from innerspace.jobs.job import Job, Run
@@ -358,8 +359,6 @@ def graph(subject: Subject, question: Question, one: Wired, circuit: Circuit) ->
 @torch.no_grad()
 def fires_on(subject: Subject, site: str, one: Wired, circuit: Circuit, most: int = 4) -> dict[int | None, str]:
     """The tokens at the strongest activations of a circuit's latents, on some training text."""
-    from innerspace.interventions import Read
-
     parts = sorted({s.node.part for s in circuit.nodes if s.node.site == site and s.node.part is not None})
     if not parts:
         return {}
@@ -373,9 +372,9 @@ def fires_on(subject: Subject, site: str, one: Wired, circuit: Circuit, most: in
     found = dict[int | None, str]()
     for column, part in enumerate(parts):
         best = code[:, column].topk(min(24, len(code)))
-        own = token[best.indices[best.values > 0]].tolist()
-        ranked = sorted(dict.fromkeys(own), key=lambda t: -own.count(t))[:most]
-        found[part] = " ".join(_shown(subject.tokenizer, t) for t in ranked)
+        own: list[int] = token[best.indices[best.values > 0]].tolist()
+        ranked = [one for one, _ in Counter(own).most_common(most)]
+        found[part] = " ".join(_shown(subject.tokenizer, one) for one in ranked)
     return found
 
 

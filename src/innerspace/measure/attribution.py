@@ -161,6 +161,7 @@ class Passage(Generic[B]):
             raise ValueError(f"the metric should give {len(self.place)} finite numbers; it gives {found.tolist()}")
         return found
 
+    @torch.no_grad()
     def change(self, site: str, *, errors: bool = True) -> Float[Tensor, "batch *positions d"]:
         """The v − v′ of all nodes at a site, as a change of the state; without ``errors`` these stay as they are."""
         change = (self.own[site].code - self.instead[site].code) @ self.vias[site].directions
@@ -168,6 +169,7 @@ class Passage(Generic[B]):
             change = change + self.own[site].error - self.instead[site].error
         return change.masked_fill(~self.chosen[..., None], 0).to(self.states[site])
 
+    @torch.no_grad()
     def node_change(self, node: Node) -> Float[Tensor, "batch *positions d"]:
         """The v − v′ of one node, as a change of the state."""
         own, other, via = self.own[node.site], self.instead[node.site], self.vias[node.site]
@@ -338,7 +340,8 @@ def _edges(
             index = coordinates_of(via, node.part)
             reached = (by_code[..., index] * values.code[..., index]).sum(-1)
         here = passage.chosen if node.place is None else passage.place == node.place
-        total = reached.masked_fill(~here, 0).sum()
+        # where states in between hold all that is known, nothing gets there
+        total = reached.masked_fill(~here, 0).sum() + 0 * state.sum()
         (gradient,) = torch.autograd.grad(total, state, retain_graph=True)
         found.append(passage.along(source, gradient))
     return torch.stack(found, 1)

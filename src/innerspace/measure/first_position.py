@@ -142,8 +142,8 @@ def first_position(
         "random": F.normalize(torch.randn(random, beyond.shape[1], generator=generator, dtype=torch.float64), dim=1),
     }
     told = {name: tuple(axis(direction) for direction in rows) for name, rows in sets.items()}
-    norms = (float(rows.norm(dim=-1).median()) for rows in (first, beyond))
-    return FirstPosition(model.site(site).name, *norms, told["all"], told["beyond"], told["random"])
+    norm, others = (float(rows.norm(dim=-1).median()) for rows in (first, beyond))
+    return FirstPosition(model.site(site).name, norm, others, told["all"], told["beyond"], told["random"])
 
 
 def _first(model: Model, batches: Sequence[Any], site: str) -> Float[Tensor, "rows d"]:
