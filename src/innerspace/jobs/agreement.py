@@ -68,8 +68,12 @@ class Behavior(Value):
 
     @property
     def does(self) -> bool:
-        """Whether it is above chance for sure."""
-        return (self.margin.low or 0.0) > 0 and (self.pairs.low or 0.0) > 0.5
+        """Whether it is above chance for sure, also where the other noun has the other number.
+
+        One that follows the nearer noun is right as often as wrong, and a trace of the subject is no agreement.
+        """
+        sure = (self.margin.low or 0.0) > 0 and (self.pairs.low or 0.0) > 0.5
+        return sure and (self.unlike is None or (self.unlike.low or 0.0) > 0)
 
 
 @final

@@ -5,8 +5,6 @@ from typing import Any
 
 from innerspace.measure.estimate import Estimate
 
-_ENDS = ("e2e", "e2e+ds")
-
 
 def headlines(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """What came of it, in a few figures."""
@@ -32,14 +30,14 @@ def headlines(report: Mapping[str, Any]) -> list[dict[str, str]]:
         lines.append({"label": f"for {level:.0%} of the margin at {own[-1]['site']}", "value": value, "note": note})
         found = report["circuits"]["rows"]
         top = max(found, key=lambda row: row["faithfulness"].mean)
-        chance = f"random ones have {top['random'].mean:.0%}; {top['kind']}, {top['template']}"
+        chance = f"random ones have {max(top['random'].mean, 0.0):.0%}; {top['kind']}, {top['template']}"
         label = f"faithfulness of {report['circuits']['nodes']} nodes"
         lines.append({"label": label, "value": f"{top['faithfulness'].mean:.0%}", "note": f"at best; {chance}"})
     axes = report["first_position"][-1]
     divergence = [axis["divergence"]["mean"] for axis in axes["all"]]
     place = sorted(divergence, reverse=True).index(divergence[0]) + 1
-    note = f"of {len(divergence)} principal directions is the first at {axes['site']} by what resampling it costs"
-    lines.append({"label": "the first principal direction", "value": f"{place}.", "note": note})
+    note = f"of {len(divergence)} principal directions at {axes['site']}, by what resampling it costs the output"
+    lines.append({"label": "the first principal direction", "value": f"place {place}", "note": note})
     return lines
 
 
@@ -48,15 +46,23 @@ def remarks(report: Mapping[str, Any], missing: Sequence[str]) -> list[str]:
     rows, said = report["agreement"], list[str]()
     for row in rows:
         if not row["does"]:
-            said.append(
-                f"{_capital(row['template'])}: the network does not do the task (margin {_interval(row['margin'])} "
-                f"nats, {_interval(row['pairs'])} of the pairs right), so that there is no circuit to look for."
-            )
+            said.append(_undone(row))
     if missing:
         said.append(f"{len(missing)} pairs of prompts could not be written in the tokenizer's words: {missing[0]}.")
     said += [_fewest(report, site) for site in dict.fromkeys(one["site"] for one in report.get("small_circuits", ()))]
     said += [_axis(one) for one in report["first_position"]]
     return said
+
+
+def _undone(row: Mapping[str, Any]) -> str:
+    """Why there is nothing to look for."""
+    words = (
+        f"{_capital(row['template'])}: the network does not do the task, so that there is no circuit to look for: the "
+        f"margin is {_interval(row['margin'])} nats, {_interval(row['pairs'])} of the pairs are right"
+    )
+    if row["unlike"] is None:
+        return f"{words}."
+    return f"{words}; with another noun of the other number the margin is {_interval(row['unlike'])}."
 
 
 def _fewest(report: Mapping[str, Any], site: str) -> str:
@@ -92,13 +98,13 @@ def _axis(one: Mapping[str, Any]) -> str:
     return (
         f"{one['site']}: states at position 0 have {ratio:.1f} times the norm of the others; the first principal "
         f"direction has a |cosine| of {first['outlier']:.2f} with the way to them. Resampled at the other positions it "
-        f"costs {costs[0]:.3g} nats, which is the {_nth(rank)} most of {len(costs)}; random directions cost "
+        f"costs {costs[0]:.3g} nats, {_nth(rank)}most of {len(costs)} directions; random directions cost "
         f"{random:.2g} on average."
     )
 
 
 def _nth(rank: int) -> str:
-    return {1: "", 2: "second", 3: "third"}.get(rank, f"{rank}th").strip() or "very"
+    return {1: "the ", 2: "the second ", 3: "the third "}.get(rank, f"the {rank}th ")
 
 
 def _interval(found: Mapping[str, Any]) -> str:

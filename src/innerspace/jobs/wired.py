@@ -109,7 +109,7 @@ class Makings(Value):
         return _together(named, sites)
 
 
-def principal(subject: Subject, sites: Sequence[str], rows: int = 16_000) -> Wired:
+def principal(subject: Subject, sites: Sequence[str], rows: int) -> Wired:
     """The trivial basis: principal components, one to a part."""
     batches = subject.sample(-(-2 * rows // subject.batch_tokens))
     states = gather(subject.model, batches, sites, TokenRule(subject.where)).states

@@ -185,6 +185,13 @@ class Passage(Generic[B]):
         """The metric of a pass that goes on from a state at a site."""
         return self.metric(self.forks[site].run({site: _give(state)}))
 
+    def under(self, do: Mapping[str, Intervention]) -> Float[Tensor, "batch"]:
+        """The metric of a pass with interventions at the sites."""
+        if len(self.vias) == 1:
+            return self.metric(self.forks[next(iter(self.vias))].run(do))
+        # sites may lie beside each other, where a pass that goes on from the first does not come by
+        return self.metric(self.model.run(self.asked.batch, do))
+
     def gradient(self, site: str, steps: int = 0, *, errors: bool = True) -> Float[Tensor, "batch *positions d"]:
         """∇m with respect to the state at a site: as it is, or the mean over ``steps`` midpoints of the line to v′."""
         x, change = self.states[site], self.change(site, errors=errors)
@@ -199,8 +206,8 @@ class Passage(Generic[B]):
     def gradients(self) -> dict[str, Tensor]:
         """∇m with respect to the states of all sites as they are, by one pass."""
         leaves = {site: torch.zeros_like(x).requires_grad_() for site, x in self.states.items()}
-        trace = self.model.run(self.asked.batch, {site: _add(leaf) for site, leaf in leaves.items()})
-        found = torch.autograd.grad(self.metric(trace).sum(), list(leaves.values()))
+        total = self.under({site: _add(leaf) for site, leaf in leaves.items()}).sum()
+        found = torch.autograd.grad(total, list(leaves.values()))
         return dict(zip(leaves, found, strict=True))
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ from innerspace.measure.attribution import Effects, Node, Passage, Values, edges
 from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate
 from innerspace.measure.patching import note_rows
-from innerspace.network.trace import Intervention, Visit
+from innerspace.network.trace import Visit
 from innerspace.value import Value
 
 Kept = Mapping[str, Bool[Tensor, "places nodes"]]
@@ -189,19 +189,19 @@ def with_edges(circuit: Circuit, passages: Sequence[Passage[Any]], *, steps: int
 @torch.no_grad()
 def answers(passage: Passage[Any], kept: Kept) -> Float[Tensor, "batch"]:
     """The metric where only some nodes are as the pass has them."""
-    plan = {
-        site: Keep(via, passage.instead[site], kept[site].to(passage.place.device)[passage.place.clamp(min=0)],
-                   passage.chosen)
-        for site, via in passage.vias.items()
-    }  # fmt: skip
-    return passage.metric(passage.model.run(passage.asked.batch, plan))
+    place = passage.place.clamp(min=0)
+    return passage.under(
+        {
+            site: Keep(via, passage.instead[site], kept[site].to(place.device)[place], passage.chosen)
+            for site, via in passage.vias.items()
+        }
+    )
 
 
 @torch.no_grad()
 def spliced(passage: Passage[Any]) -> Float[Tensor, "batch"]:
     """The metric where reconstructions stand in for the hidden states at the positions that have nodes."""
-    plan: dict[str, Intervention] = {site: At(passage.chosen, Splice(via)) for site, via in passage.vias.items()}
-    return passage.metric(passage.model.run(passage.asked.batch, plan))
+    return passage.under({site: At(passage.chosen, Splice(via)) for site, via in passage.vias.items()})
 
 
 def faithfulness(

@@ -21,11 +21,11 @@ job = Circuits(
         model="stories260K",
         # the network was trained on single line breaks
         corpus=Corpus(Files((Path("stories.json"),)), 128, "sequence", eos=False, replace=(("\n\n", "\n"),)),
-        batch=16,
+        batch=8,
     ),
     sites=("resid.1", "resid.3"),
     making=Makings(
-        course=Course(tokens=200_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
+        course=Course(tokens=500_000, fit=FitConfig(rate=3e-3, schedule="cosine", warmup=0.05, cooldown=0.0)),
     ),
     asking=AskingNumber("stories"),
 )

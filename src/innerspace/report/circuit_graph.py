@@ -15,8 +15,11 @@ WIDE, SIDE, ROW, GAP, TOP, BOX = 760, 112, 17, 9, 34, 11
 _ANSWER = "answer"
 
 
-def drawing(graph: Mapping[str, Any], title: str, note: str) -> Panel:
-    """A graph: ``sites`` and ``places`` in order, ``nodes`` and ``edges`` (see ``report.circuits.circuits``)."""
+def drawing(graph: Mapping[str, Any], label: str) -> Panel:
+    """A graph: ``sites`` and ``places`` in order, ``nodes`` and ``edges`` (see ``report.circuits.circuits``).
+
+    ``label`` says what it shows to those who do not see it.
+    """
     sites, places = graph["sites"], graph["places"]
     boxes, bands, tall = _layout(graph["nodes"], sites, places)
     marks = list[str]()
@@ -39,10 +42,10 @@ def drawing(graph: Mapping[str, Any], title: str, note: str) -> Panel:
     box = f'x="{aim[0] - BOX / 2:.1f}" y="{aim[1] - 22:.1f}" width="{BOX}" height="44" rx="2"'
     marks.append(f'<text class="x" x="{aim[0]:.1f}" y="{aim[1] + 38:.1f}">the verb</text>')
     marks.append(f'<rect class="hue-6" data-node="{_ANSWER}" {box} data-tip="log p(right) − log p(wrong)"/>')
-    head = f'<svg class="chart flows" viewBox="0 0 {WIDE} {tall:.0f}" role="img" aria-label="{escape(title)}">'
+    head = f'<svg class="chart flows" viewBox="0 0 {WIDE} {tall:.0f}" role="img" aria-label="{escape(label)}">'
     backs = [mark for mark in marks if "band-of-place" in mark]
     fronts = [mark for mark in marks if "band-of-place" not in mark]
-    return Panel(title, f"{head}{''.join(backs)}{''.join(lines)}{''.join(fronts)}</svg>", note)
+    return Panel("", f"{head}{''.join(backs)}{''.join(lines)}{''.join(fronts)}</svg>")
 
 
 def called(node: Mapping[str, Any]) -> str:

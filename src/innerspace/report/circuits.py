@@ -22,8 +22,7 @@ def agreement(report: Mapping[str, Any], palette: Palette, note: str) -> Section
 
     def line(row: Mapping[str, Any]) -> tuple[Cell, ...]:
         told = (entry(row[key], 2) for key in (*fields, *more))
-        verdict = Cell("yes" if row["does"] else "no", marked=row["does"])
-        return Cell(row["template"], row["example"]), verdict, *told
+        return Cell(row["template"], row["example"]), Cell("yes" if row["does"] else "no"), *told
 
     head = (Cell("template"), Cell("agrees"), *map(Cell, (*fields.values(), *more.values())))
     prompts = ", ".join(f"{row['prompts']} of {row['subjects']} nouns" for row in rows)
@@ -32,7 +31,8 @@ def agreement(report: Mapping[str, Any], palette: Palette, note: str) -> Section
         f"singular or a plural subject, and with another noun of the same number or of the other one. Pairs right: "
         f"prompts that differ in the subject's number only, whose margins have a positive sum, so that it does not "
         f"matter which verb is more frequent; chance is ½. A network agrees where the intervals of both lie above "
-        f"chance. Prompts: {prompts}; 95 % intervals over nouns. {note}"
+        f"chance, and the margin above 0 also where the other noun has the other number. Prompts: {prompts}; 95 % "
+        f"intervals over nouns. {note}"
     )
     lead = "Does the network put the verb into the number of its subject? Only then is there a circuit to look for."
     return Section("agreement", "Agreement", lead, (Table(caption, head, tuple(map(line, rows))),))
@@ -137,8 +137,7 @@ def circuits(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
     """
     given = report["circuits"]
     blocks: list[Block] = [_judged(given, palette, note)]
-    for template in dict.fromkeys(one["template"] for one in given["graphs"]):
-        blocks.append(_graphs(template, [one for one in given["graphs"] if one["template"] == template]))
+    blocks += [_graph(one) for one in given["graphs"]]
     blocks += [_gradients(given, palette), _gradient_table(given, palette), _dictionaries(given, palette)]
     lead = "Which latents, at which words, and through which later ones? Circuits across sites, with their edges."
     return Section("circuits", "Circuits", lead, tuple(blocks))
@@ -165,17 +164,16 @@ def _judged(given: Mapping[str, Any], palette: Palette, note: str) -> Table:
     return Table(caption, (Cell("template"), Cell("kind"), *map(Cell, fields.values())), rows)
 
 
-def _graphs(template: str, graphs: Sequence[Mapping[str, Any]]) -> Figure:
-    panels = tuple(
-        drawing(one, f"{one['kind']}, seed {one['seed']}", f"Strongest: {strongest(one, 4)}") for one in graphs
-    )
+def _graph(graph: Mapping[str, Any]) -> Figure:
+    name = f"{graph['template']}, {graph['kind']}, seed {graph['seed']}"
     caption = (
         "From left to right the sites, from top to bottom the words of the prompt that have nodes. A node is a latent "
         "(its number, and the token on which it fires most) or the error; an edge is what of a node's effect passes "
-        "through a later one, in nats: the wider, the more. Pointing at a node lights its edges."
+        f"through a later one, in nats: the wider, the more. Pointing at a node lights its edges. The strongest: "
+        f"{strongest(graph)}."
     )
     key = (("line positive", "towards the right verb"), ("line negative", "towards the wrong one"))
-    return Figure(caption, panels, f"Circuits, {template}", key=key)
+    return Figure(caption, (drawing(graph, name),), f"Circuit: {name}", key=key)
 
 
 def _gradients(given: Mapping[str, Any], palette: Palette) -> Figure:
