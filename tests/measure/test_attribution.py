@@ -17,17 +17,8 @@ from innerspace.decompose.sequence import Sequencewise
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.interventions import Read
 from innerspace.language.text import Text
-from innerspace.measure.attribution import (
-    Asked,
-    Node,
-    Passage,
-    Values,
-    attributed,
-    edges,
-    exact,
-    mean_values,
-    rank_correlation,
-)
+from innerspace.measure.attribution import attributed, edges, exact, rank_correlation
+from innerspace.measure.nodes import Asked, Node, Passage, Values, mean_values
 from innerspace.network.model import Model
 from innerspace.planted.compiled import Compiled, CompiledFamily
 from innerspace.planted.programs import reverse

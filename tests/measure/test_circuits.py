@@ -10,7 +10,7 @@ from torch import Tensor
 from families import CASES
 from innerspace.interventions import Read
 from innerspace.language.text import Text
-from innerspace.measure.attribution import Asked, Node, Passage, attributed, mean_values
+from innerspace.measure.attribution import attributed
 from innerspace.measure.circuits import (
     Circuit,
     Edge,
@@ -24,6 +24,7 @@ from innerspace.measure.circuits import (
     with_edges,
 )
 from innerspace.measure.estimate import Estimate
+from innerspace.measure.nodes import Asked, Node, Passage, mean_values
 from innerspace.network.trace import Trace
 from measure.layers import D, inputs, network, parted, planted
 from measure.test_attribution import dictionary, last

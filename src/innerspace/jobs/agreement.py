@@ -10,9 +10,9 @@ from torch import Tensor
 from innerspace.decompose.base import Decomposition
 from innerspace.jobs.subject import Subject
 from innerspace.language.suites.agreement import ENGLISH, STORIES, STRUCTURES, Structure, Template, agreement
-from innerspace.measure.attribution import Asked, Passage, Values, mean_values
 from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate
+from innerspace.measure.nodes import Asked, Passage, Values, mean_values
 from innerspace.value import Value
 
 BATCH = 64

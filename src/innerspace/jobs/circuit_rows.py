@@ -11,9 +11,10 @@ from innerspace.interventions import Read
 from innerspace.jobs.agreement import Behavior, Question
 from innerspace.jobs.subject import Subject
 from innerspace.jobs.wired import Wired
-from innerspace.measure.attribution import Node, Passage, attributed, exact, rank_correlation
+from innerspace.measure.attribution import attributed, exact, rank_correlation
 from innerspace.measure.circuits import Circuit, Faithfulness, Scored, SmallCircuits
 from innerspace.measure.estimate import Estimate, over_seeds
+from innerspace.measure.nodes import Node, Passage
 
 
 def behavior_rows(questions: Sequence[Question], behaviors: Sequence[Behavior]) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from innerspace.decompose.base import Decomposition
 from innerspace.interventions import At, Splice
-from innerspace.measure.attribution import Effects, Node, Passage, Values, edges
+from innerspace.measure.attribution import Effects, edges
 from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate
+from innerspace.measure.nodes import Node, Passage, Values
 from innerspace.measure.patching import note_rows
 from innerspace.network.trace import Visit
 from innerspace.value import Value

@@ -137,7 +137,7 @@ def circuits(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
     """
     given = report["circuits"]
     blocks: list[Block] = [_judged(given, palette, note)]
-    blocks += [_graph(one) for one in given["graphs"]]
+    blocks += [_graph(one, explained=one is given["graphs"][0]) for one in given["graphs"]]
     blocks += [_gradients(given, palette), _gradient_table(given, palette), _dictionaries(given, palette)]
     lead = "Which latents, at which words, and through which later ones? Circuits across sites, with their edges."
     return Section("circuits", "Circuits", lead, tuple(blocks))
@@ -164,14 +164,15 @@ def _judged(given: Mapping[str, Any], palette: Palette, note: str) -> Table:
     return Table(caption, (Cell("template"), Cell("kind"), *map(Cell, fields.values())), rows)
 
 
-def _graph(graph: Mapping[str, Any]) -> Figure:
+def _graph(graph: Mapping[str, Any], *, explained: bool) -> Figure:
+    """A circuit; the first one says how it is read."""
     name = f"{graph['template']}, {graph['kind']}, seed {graph['seed']}"
-    caption = (
+    words = (
         "From left to right the sites, from top to bottom the words of the prompt that have nodes. A node is a latent "
         "(its number, and the token on which it fires most) or the error; an edge is what of a node's effect passes "
-        f"through a later one, in nats: the wider, the more. Pointing at a node lights its edges. The strongest: "
-        f"{strongest(graph)}."
+        "through a later one, in nats: the wider, the more. Pointing at a node lights its edges. "
     )
+    caption = f"{words if explained else ''}The strongest nodes: {strongest(graph)}."
     key = (("line positive", "towards the right verb"), ("line negative", "towards the wrong one"))
     return Figure(caption, (drawing(graph, name),), f"Circuit: {name}", key=key)
 
