@@ -27,8 +27,9 @@ def agreement(report: Mapping[str, Any], palette: Palette, note: str) -> Section
     head = (Cell("template"), Cell("agrees"), *map(Cell, (*fields.values(), *more.values())))
     prompts = ", ".join(f"{row['prompts']} of {row['subjects']} nouns" for row in rows)
     caption = (
-        f"Margin: log p(right verb) − log p(wrong verb) in nats, the mean over prompts; then that of prompts with a "
-        f"singular or a plural subject, and with another noun of the same number or of the other one. Pairs right: "
+        f"Margin: log p(right verb) − log p(wrong verb) in nats, the mean over prompts, of the first token in which "
+        f"the two differ, which other words may begin with as well; then that of prompts with a singular or a plural "
+        f"subject, and with another noun of the same number or of the other one. Pairs right: "
         f"prompts that differ in the subject's number only, whose margins have a positive sum, so that it does not "
         f"matter which verb is more frequent; chance is ½. A network agrees where the intervals of both lie above "
         f"chance, and the margin above 0 also where the other noun has the other number. Prompts: {prompts}; 95 % "
