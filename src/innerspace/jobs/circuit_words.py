@@ -21,7 +21,7 @@ def headlines(report: Mapping[str, Any]) -> list[dict[str, str]]:
         first = report["small_circuits"][0]
         own = [one for one in report["small_circuits"] if one["template"] == first["template"] and not one["trivial"]]
         last = [one for one in own if one["site"] == own[-1]["site"]]
-        told = [f"{one['kind']} {_short(one['needed'][0]['parts'])}" for one in last]
+        told = [f"{one['kind']} {_short(one['needed'][0]['parts'])}" for one in last if one["needed"][0]["parts"]]
         pca = next(one for one in report["small_circuits"] if one["trivial"] and one["site"] == own[-1]["site"])
         level = first["needed"][0]["level"]
         note = f"{', '.join(told)}; principal components {_short(pca['needed'][0]['parts'])} ({first['template']})"
@@ -49,7 +49,9 @@ def remarks(report: Mapping[str, Any], missing: Sequence[str]) -> list[str]:
             said.append(_undone(row))
     if missing:
         said.append(f"{len(missing)} pairs of prompts could not be written in the tokenizer's words: {missing[0]}.")
-    said += [_fewest(report, site) for site in dict.fromkeys(one["site"] for one in report.get("small_circuits", ()))]
+    if "circuits" in report:
+        said += [_fewest(report, site) for site in dict.fromkeys(one["site"] for one in report["small_circuits"])]
+        said += [_unequal(report), _ranked(report)]
     said += [_axis(one) for one in report["first_position"]]
     return said
 
@@ -66,22 +68,49 @@ def _undone(row: Mapping[str, Any]) -> str:
 
 
 def _fewest(report: Mapping[str, Any], site: str) -> str:
-    """Which kind needs the fewest latents, and whether the seeds tell them apart."""
+    """Which kind of dictionary needs the fewest latents, which the seeds do not tell from it, and the trivial basis."""
     own = [one for one in report["small_circuits"] if one["site"] == site]
-    told, clear = list[str](), 0
+    level, told, trivial = own[0]["needed"][0]["level"], list[str](), list[str]()
     for template in dict.fromkeys(one["template"] for one in own):
-        kinds = {one["kind"]: one["needed"][0]["parts"] for one in own if one["template"] == template}
+        rows = [one for one in own if one["template"] == template]
+        kinds = {one["kind"]: one["needed"][0]["parts"] for one in rows if not one["trivial"]}
         known = {kind: parts for kind, parts in kinds.items() if parts is not None}
+        trivial += [_short(one["needed"][0]["parts"]) for one in rows if one["trivial"]]
         if not known:
-            told.append(f"{template}: none gets there")
+            told.append(f"{template}, none")
             continue
         best = min(known, key=lambda kind: known[kind].mean)
-        apart = all(_above(parts, known[best]) for kind, parts in kinds.items() if kind != best)
-        clear += apart
-        told.append(f"{template}: {best} ({known[best].mean:.1f})" + ("" if apart else ", not clearly"))
-    level = own[0]["needed"][0]["level"]
-    words = f"Fewest parts for {level:.0%} of the margin at {site}, principal components among them: {'; '.join(told)}."
-    return words + ("" if clear else " Nowhere do the intervals tell the kinds apart.")
+        near = [kind for kind, parts in kinds.items() if kind != best and not _above(parts, known[best])]
+        tie = f" (not clearly fewer than {' or '.join(near)})" if near else ""
+        told.append(f"{template}, {best} with {known[best].mean:.0f}{tie}")
+    return (
+        f"Fewest latents for {level:.0%} of the margin at {site}: {'; '.join(told)}. Principal components need "
+        f"{' and '.join(trivial)}."
+    )
+
+
+def _unequal(report: Mapping[str, Any]) -> str:
+    """How far the dictionaries themselves are apart, so that no more is read into the comparison than there is."""
+    rows = report["circuits"]["dictionaries"]
+    spans = {key: [row[key].mean for row in rows] for key in ("l0", "ce_increase")}
+    l0, loss = (f"{min(values):.2g} to {max(values):.2g}" for values in spans.values())
+    return (
+        f"Between kinds and sites the dictionaries have an L0 of {l0} and cost {loss} nats of cross-entropy, and what "
+        f"they do not explain is ablated with the rest: compared are these dictionaries, not ways of training as such."
+    )
+
+
+def _ranked(report: Mapping[str, Any]) -> str:
+    """How well gradients tell effects that were found one by one."""
+    rows = report["circuits"]["gradients"]
+    ends = [
+        f"{name} {min(row[key] for row in rows):.2f} to {max(row[key] for row in rows):.2f}"
+        for key, name in (("patching", "attribution patching"), ("integrated", "integrated gradients"))
+    ]
+    return (
+        f"Rank correlation with the effects of latents found one by one: {ends[0]}, {ends[1]}. The latter average over "
+        f"states in which all other nodes of the site go along."
+    )
 
 
 def _above(parts: Estimate | None, best: Estimate) -> bool:
@@ -112,7 +141,7 @@ def _interval(found: Mapping[str, Any]) -> str:
 
 
 def _short(parts: Estimate | None) -> str:
-    return "never" if parts is None else f"{parts.mean:.0f}"
+    return "more than there are in some seeds" if parts is None else f"{parts.mean:.0f}"
 
 
 def _mean(parts: Estimate | None) -> float:
