@@ -219,6 +219,8 @@ def test_what_cannot_be_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"places have shape \[5, 2\], the states at 'first' \[5, 3\]"):
         passage(place=torch.zeros(5, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="there is none at any site"):
+        Passage(model, asked(), {}, 3)
     with pytest.raises(ValueError, match="stands at place 2; there are 2 places"):
         passage(2)
     with pytest.raises(ValueError, match="means by place, or counterfactual inputs"):

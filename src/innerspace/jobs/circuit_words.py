@@ -137,7 +137,7 @@ def _nth(rank: int) -> str:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    return f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})".replace("-", "−")
 
 
 def _short(parts: Estimate | None) -> str:

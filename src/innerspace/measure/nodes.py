@@ -112,8 +112,8 @@ class Passage(Generic[B]):
     ``clean`` [batch] is the metric as it is. Nodes of a site are numbered: its parts, and behind them the error.
 
     Raises:
-        ValueError: for an unknown site, places that do not fit the states, means of other places, no means where there
-            is no counterfactual, or one without a place that the input has.
+        ValueError: for no site or an unknown one, places that do not fit the states, means of other places, no means
+            where there is no counterfactual, or one without a place that the input has.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class Passage(Generic[B]):
         places: int,
         means: Mapping[str, Values] | None = None,
     ) -> None:
+        if not vias:
+            raise ValueError("nodes belong to decompositions, and there is none at any site")
         order = [name for name in model.sites if name in {model.site(site).name for site in vias}]
         named = {model.site(site).name: via for site, via in vias.items()}
         self.vias: Decompositions = {site: named[site] for site in order}
