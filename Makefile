@@ -6,10 +6,16 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 20000
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench clean
+RUN ?= runs/demo
+
+.PHONY: demo serve test lint format bench clean
 
 demo: $(READY)  ## the main job on the embedded simulation, offline; ends by naming the report
 	$(BIN)/innerspace demo
+
+serve: $(READY)  ## the workbench on RUN, by default the demo's run, which is made first where it is missing
+	test -f $(RUN)/job.json || test $(RUN) != runs/demo || $(BIN)/innerspace demo
+	$(BIN)/innerspace serve $(RUN)
 
 test: lint  ## lint, types, import contracts, tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

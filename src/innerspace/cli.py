@@ -1,4 +1,4 @@
-"""The command line: run a recipe, look at what came out, evaluate it elsewhere, steer by a sentence."""
+"""The command line: run a recipe, look at what came out, evaluate it elsewhere, steer by a sentence or on a page."""
 
 import importlib
 import pkgutil
@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from innerspace import recipes as recipe_package
+from innerspace.app.serve import serve
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.data import Data
+from innerspace.jobs.data import Data, Source
 from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.evaluation import evaluate
 from innerspace.jobs.finished import Finished
@@ -108,6 +109,22 @@ class Steer:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Open the workbench on a run: a live page to steer, browse and compare, for this machine's browsers alone."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    scenes: Source = None
+    """Recorded scenes to show to the run's forecaster beside its own."""
+    port: int = 7860
+    """The port; 0 takes a free one."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 lets other machines in."""
+    share: bool = False
+    """Make a public link through gradio's servers."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Write a run's page anew from its report.json."""
 
@@ -188,7 +205,7 @@ def _grammar(jobs: dict[str, Job]) -> Any:
     )
     run = Run
     run.__annotations__["job"] = Annotated[chosen, tyro.conf.arg(name="")]
-    return run | Show | Sites | Recipes | Eval | Steer | Report | Demo
+    return run | Show | Sites | Recipes | Eval | Steer | Serve | Report | Demo
 
 
 def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Console) -> None:
@@ -210,6 +227,8 @@ def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Conso
             console.print(evaluate(run, data))
         case Steer(run=run, text=text, data=data, scenes=scenes, mode=mode, loop=loop):
             console.print(steered_table(run, text, data, scenes, mode, loop))
+        case Serve(run=run, scenes=scenes, port=port, host=host, share=share):
+            serve(run, scenes, lambda line: _say(line, console), port=port, host=host, share=share)
         case Report(run=run):
             write(run, _read_report(run))
             _name_page(run / "report.html", console)
@@ -255,7 +274,11 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _name_page(page: Path, console: Console) -> None:
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    _say(f"report: {page}", console)
+
+
+def _say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def sites_table(source: str) -> Table:

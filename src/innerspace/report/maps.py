@@ -112,25 +112,29 @@ def _view(scene: Mapping[str, Any], steered: Iterable[Steered]) -> View:
 
 def _base(scene: Mapping[str, Any], view: View) -> str:
     """What does not change with the temperature: the road, the others, the target, its past and its true future."""
-    kinds = dict[str, str]()
-    for line in scene["lines"]:
-        points = np.asarray(line["points"], dtype=float).reshape(-1, 2)
-        if _visible(points, view):
-            kinds[line["kind"]] = kinds.get(line["kind"], "") + path(points)
-    # drivable ground first, paint upon it
-    order = sorted(kinds, key=lambda kind: (kind != "lane", kind))
-    parts = [f'<path class="road {kind.replace("_", "-")}" d="{kinds[kind]}"/>' for kind in order]
+    lines = ((line["kind"], np.asarray(line["points"], dtype=float).reshape(-1, 2)) for line in scene["lines"])
+    parts = [roads(lines, view)]
     for other in scene["others"]:
-        outline = _outline(other["position"], other["heading"], other["size"])
-        if _visible(outline, view):
-            parts.append(f'<path class="other" d="{path(outline)}Z"/>')
+        corners = outline(other["position"], other["heading"], other["size"])
+        if visible(corners, view):
+            parts.append(f'<path class="other" d="{path(corners)}Z"/>')
     parts.append(f'<path class="history" d="{path(np.asarray(scene["history"], dtype=float).reshape(-1, 2))}"/>')
     truth = np.asarray(scene["truth"], dtype=float).reshape(-1, 2)
     parts.append(f'<path class="truth" d="{path(np.concatenate([np.zeros((1, 2)), truth]))}"/>')
-    parts.append(f'<path class="target" d="{path(_outline((0.0, 0.0), 0.0, scene["size"]))}Z"/>')
+    parts.append(f'<path class="target" d="{path(outline((0.0, 0.0), 0.0, scene["size"]))}Z"/>')
     x, y = view.left + 0.04 * view.width, view.top + 0.975 * view.height
     parts.append(f'<path class="bar" d="M{x:.2f} {y:.2f}h{view.bar}"/>')
     return "".join(parts)
+
+
+def roads(lines: Iterable[tuple[str, Points]], view: View) -> str:
+    """The lines of a map that can be seen, by their kind: drivable ground first, paint upon it."""
+    kinds = dict[str, str]()
+    for kind, points in lines:
+        if visible(points, view):
+            kinds[kind] = kinds.get(kind, "") + path(points)
+    order = sorted(kinds, key=lambda kind: (kind != "lane", kind))
+    return "".join(f'<path class="road {kind.replace("_", "-")}" d="{kinds[kind]}"/>' for kind in order)
 
 
 def path(points: Points) -> str:
@@ -138,12 +142,8 @@ def path(points: Points) -> str:
     return "M" + "L".join(f"{_trim(-y)} {_trim(-x)}" for x, y in points) if len(points) else ""
 
 
-def _trim(value: float) -> str:
-    text = f"{value:.2f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _outline(position: Sequence[float], heading: float, size: Sequence[float]) -> Points:
+def outline(position: Sequence[float], heading: float, size: Sequence[float]) -> Points:
+    """The corners of an agent: its length lies along its heading."""
     # what is smaller than half a meter would vanish
     length, width = (max(extent, 0.6) / 2 for extent in size[:2])
     corners = np.array([(length, width), (length, -width), (-length, -width), (-length, width)])
@@ -151,13 +151,19 @@ def _outline(position: Sequence[float], heading: float, size: Sequence[float]) -
     return corners @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(position, dtype=float)
 
 
-def _visible(points: Points, view: View) -> bool:
+def visible(points: Points, view: View) -> bool:
+    """Whether the box around points of the target's frame meets what is shown."""
     if not len(points):
         return False
     (top, left), (bottom, right) = (-points).min(0), (-points).max(0)
     return bool(
         right >= view.left and left <= view.left + view.width and bottom >= view.top and top <= view.top + view.height
     )
+
+
+def _trim(value: float) -> str:
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def _pack(scene: Mapping[str, Any], steered: Iterable[Steered], view: View, palette: Palette) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The workbench: a live page on what a run left, to steer, browse and compare."""

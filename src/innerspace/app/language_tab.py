@@ -1,0 +1,24 @@
+"""The tab on language."""
+
+import gradio as gr
+
+from innerspace.app.held import Held
+from innerspace.app.tab import Shell, Tab
+
+
+class LanguageTab(Tab):
+    """Nothing yet."""
+
+    key = "language"
+    title = "Language"
+
+    def __init__(self, run: Held) -> None:
+        self._run = run
+
+    def missing(self) -> str:
+        """Nothing."""
+        return ""
+
+    def build(self, shell: Shell) -> None:  # noqa: ARG002
+        """Say so."""
+        gr.HTML("<p>Nothing is here yet.</p>")
