@@ -78,6 +78,7 @@ def features_section(
     members: Sequence[Member],
     *,
     count: int,
+    latents: Sequence[Int[Tensor, "_"]] | None = None,
     tokenizer: Any = None,
     where: Where = Where("valid"),
     seed: int = 0,
@@ -91,7 +92,8 @@ def features_section(
     """The section on features (``report.features``): of each dictionary ``count`` latents, drawn and not chosen.
 
     The latents that are alive and on somewhere in the batches are ordered by how often they are on, divided into
-    ``count`` equal classes, and one of each is drawn. ``neighbors`` in the same dictionary and ``similar`` ones in
+    ``count`` equal classes, and one of each is drawn; where ``latents`` of each are given, it is those that are shown,
+    and the caption should say how they were found. ``neighbors`` in the same dictionary and ``similar`` ones in
     each other dictionary of the site are those alive of largest cosine; ``pushed`` tokens either way are those of
     ``DirectPath``, for a language model only. Without a tokenizer tokens stand as their numbers. Batches that are no
     text need a ``caption`` of their rows, and a ``unit``: what it is that has a hidden state, in the plural.
@@ -103,8 +105,10 @@ def features_section(
     if count < 1:
         raise ValueError(f"at least one feature of each dictionary should be shown, not {count}")
     batches, drawing = list(batches), torch.Generator().manual_seed(seed)
-    rates = frequencies(model, batches, [(one.dictionary, one.site) for one in members], where=where)
-    drawn = [_drawn(rate, one.alive.cpu(), count, drawing) for rate, one in zip(rates, members, strict=True)]
+    drawn = latents
+    if drawn is None:
+        rates = frequencies(model, batches, [(one.dictionary, one.site) for one in members], where=where)
+        drawn = [_drawn(rate, one.alive.cpu(), count, drawing) for rate, one in zip(rates, members, strict=True)]
     those = [Watched(one.dictionary, one.site, own) for one, own in zip(members, drawn, strict=True)]
     found = observe(model, batches, those, where=where, selection=selection or Selection(), seed=seed, caption=caption)
     pieces = Pieces(tokenizer)
@@ -117,11 +121,12 @@ def features_section(
         entries.append(
             [{"dictionary": i, **_told(what, pieces), **relatives[i, what.latent], **up} for what, up in told]
         )
-    counted = (
-        f"Activations at {number(max(found.positions))} {unit}. The features were not chosen: the latents of a "
-        f"dictionary that are on at all were put into {count} equal classes by how often they are, and one of each "
-        f"class was drawn at random."
-    )
+    counted = f"Activations at {number(max(found.positions))} {unit}."
+    if latents is None:
+        counted += (
+            f" The features were not chosen: the latents of a dictionary that are on at all were put into {count} "
+            "equal classes by how often they are, and one of each class was drawn at random."
+        )
     if found.share < 1:
         counted += f" Histograms and examples are of a random {number(100 * found.share, 2)} % of the sequences."
     if path is not None:
