@@ -17,7 +17,6 @@ from innerspace.decompose.base import Decomposition
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.interventions import At, Read, Steer, Write, hold, read_parts
 from innerspace.jobs.text import TextData
-from innerspace.language.causal_lm import tokenize
 from innerspace.language.layout import layout
 from innerspace.language.text import Text
 from innerspace.network.trace import Intervention, Visit
@@ -28,8 +27,8 @@ Way = Literal["steer", "clamp"]
 TEXTS = "texts"
 """Stands for the direction from one typed text to another, in place of a decomposition's name."""
 
-LETTERS, TOKENS, NEW, CHANGES = 400, 200, 60, 8
-"""How long a prompt may be, in letters and in tokens, how many tokens may follow, and how many changes are listed."""
+NEW, CHANGES = 60, 8
+"""How many tokens may follow, and how many changes are listed either way."""
 
 _KEPT = 64
 
@@ -140,19 +139,7 @@ class Language:
         Raises:
             ValueError: for an empty prompt, one that is too long, or one with a word that is no token.
         """
-        if not prompt.strip():
-            raise ValueError("the prompt is empty: type some words")
-        if len(prompt) > LETTERS:
-            raise ValueError(f"the prompt has {len(prompt):,} letters; at most {LETTERS} are read here")
-        tokenizer = self.studied.tokenizer
-        begins = "tokenizer" if self._data.corpus.bos == "none" else "always"
-        found = tokenize(tokenizer, [prompt], bos=begins).ids[0].tolist()
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in found:
-            words = [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer.encode(word)]
-            raise ValueError(f"the tokenizer knows no {', '.join(map(repr, words[:4])) or 'token for a part of this'}")
-        if len(found) > TOKENS:
-            raise ValueError(f"the prompt has {len(found)} tokens; at most {TOKENS} are read here")
-        return found
+        return self.studied.typed(prompt).ids[0].tolist()
 
     @torch.no_grad()
     def tell(self, view: LanguageView) -> Told:

@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from innerspace.app.exports import routes
 from innerspace.app.held import Held
-from innerspace.app.language import LETTERS, NEW, TEXTS, Language, LanguageView, Way
+from innerspace.app.language import NEW, TEXTS, Language, LanguageView, Way
 from innerspace.app.language_drawings import KEY, code, draw, picture
-from innerspace.app.studied import LANGUAGE, choices, data_of, studied
+from innerspace.app.studied import LANGUAGE, LETTERS, choices, data_of, studied
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
 from innerspace.jobs.text import TextData
 
@@ -66,7 +66,9 @@ class _Panel:
         found = self._language.studied
         names = [*choices([*found.dictionaries, *found.partitions]), ("from one text to another", TEXTS)]
         with gr.Column(elem_classes="asking"):
-            self.prompt = gr.Textbox(label="Prompt", lines=2, max_length=LETTERS + 200, submit_btn="Read", elem_id="prompt")
+            self.prompt = gr.Textbox(
+                label="Prompt", lines=2, max_length=LETTERS + 200, submit_btn="Read", elem_id="prompt"
+            )
             with gr.Row(elem_classes="choosers"):
                 self.what = gr.Dropdown(names, label="Latents, parts or a direction", scale=3, min_width=180)
                 self.part = gr.Number(label="Number", precision=0, scale=1, min_width=90, elem_id="language-part")

@@ -15,9 +15,7 @@ from innerspace.app.studied import Saved, Studied
 from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.interventions import Read
 from innerspace.jobs.features import Member, features_section
-from innerspace.jobs.text import TextData
-from innerspace.language.causal_lm import CausalLM, tokenize
-from innerspace.language.text import Text
+from innerspace.language.causal_lm import CausalLM
 from innerspace.measure.activations import Selection, frequencies
 from innerspace.measure.direct_path import DirectPath
 from innerspace.measure.neighbors import nearest
@@ -25,8 +23,8 @@ from innerspace.value import read_json
 
 By = Literal["text", "density", "similarity", "explanation"]
 
-FOUND, LETTERS = 24, 400
-"""How many latents a search lists, and how long its text may be."""
+FOUND = 24
+"""How many latents a search lists."""
 
 _KEPT = 64
 _SHOWN = Selection(before=12, after=5, top=5, each=2)
@@ -142,7 +140,7 @@ class Latents:
         self.saved(view.dictionary)
         match view.by:
             case "text":
-                scores, unit = self._on(view), "at most {:.3g}" if self.studied.is_text else "{:.3g} on average"
+                scores, unit = self._on(view), "at most {:.3g}" if self.studied.is_text else "{:+.3g} where it fits"
             case "density":
                 if not 0 < view.density <= 100:
                     raise ValueError(f"a density lies above 0 and up to 100 %, not at {view.density:g}")
@@ -193,7 +191,9 @@ class Latents:
             latents.append(int(near.index[0, 0]))
             cosines.append(float(near.similarity[0, 0]))
         shown = [
-            Member(one.name, one.kind, None, one.seed, one.site, self.studied.rowwise(one.name), self.density(one.name) > 0)
+            Member(
+                one.name, one.kind, None, one.seed, one.site, self.studied.rowwise(one.name), self.density(one.name) > 0
+            )
             for one in members
         ]
         with self.studied.alone:
@@ -210,9 +210,7 @@ class Latents:
                 unit=self.studied.unit,
             )
         entries = sorted(section["entries"], key=lambda entry: int(entry["dictionary"]))
-        words = tuple(
-            self._explained.get((one.name, number), "") for one, number in zip(members, latents, strict=True)
-        )
+        words = tuple(self._explained.get((one.name, number), "") for one, number in zip(members, latents, strict=True))
         return Compared(tuple(members), tuple(entries), tuple(cosines), words, section["counted"], tuple(missing))
 
     def _beside(self, own: Saved) -> list[Saved]:
@@ -222,47 +220,32 @@ class Latents:
 
     @torch.no_grad()
     def _on(self, view: LatentsView) -> Float[Tensor, "k"]:
-        """The largest activation of every latent on a text; of a forecaster its mean on agents with such a caption."""
-        what, site = self.studied.rowwise(view.dictionary), self.saved(view.dictionary).site
-        if not view.text.strip():
+        """The largest activation of every latent on a text; of a forecaster how much more it is on where words fit."""
+        if not (words := view.text.strip()):
             raise ValueError("the text is empty: type some words")
-        if len(view.text) > LETTERS:
-            raise ValueError(f"the text has {len(view.text):,} letters; at most {LETTERS} are read here")
-        if isinstance(self.studied.data, TextData):
-            batches = [self._text(view.text, self.studied.data)]
-        else:
-            batches = self._captioned(view.text.strip().lower())
-        found, place = list[Tensor](), self.studied.model.site(site)
-        for batch in batches:
-            with self.studied.alone:
-                hidden = self.studied.model.run(batch, {site: Read()}, stop=True).hidden[place.name]
-            chosen = self.studied.model.positions(batch, site, hidden, self.studied.where)
-            # a text of one token has no other
-            chosen = chosen if chosen.any() else torch.ones_like(chosen)
-            found.append(what.encode(hidden[chosen].to(what.directions)).z)
-        codes = torch.cat(found)
-        return codes.amax(0) if self.studied.is_text else codes.mean(0)
-
-    def _text(self, words: str, data: TextData) -> Text:
-        tokenizer = self.studied.tokenizer
-        batch = tokenize(tokenizer, [words.strip()], bos="tokenizer" if data.corpus.bos == "none" else "always")
-        if tokenizer.unk_token_id is not None and (batch.ids == tokenizer.unk_token_id).any():
-            unknown = [word for word in words.split() if tokenizer.unk_token_id in tokenizer.encode(word)]
-            raise ValueError(f"the tokenizer knows no {', '.join(map(repr, unknown[:4])) or 'token for a part of this'}")
-        return batch
-
-    def _captioned(self, words: str) -> list[Any]:
-        """The held-out agents whose caption holds some words."""
-        caption, kept, seen = self.studied.caption, list[Any](), ""
+        if self.studied.is_text:
+            return self._codes(view.dictionary, self.studied.typed(words)).amax(0)
+        caption, found = self.studied.caption, {True: list[Tensor](), False: list[Tensor]()}
         assert caption is not None
         for batch in self.studied.held_out():
-            captions = [caption(batch, row) for row in range(len(batch))]
-            rows = [row for row, text in enumerate(captions) if words in text.lower()]
-            seen = seen or captions[0]
-            kept += [batch[torch.tensor(rows)]] if rows else []
-        if not kept:
-            raise ValueError(f"no held-out agent is described with {words[:80]!r}; one of them is {seen!r}")
-        return kept
+            fits = torch.tensor([words.lower() in caption(batch, row).lower() for row in range(len(batch))])
+            for side in (True, False):
+                if (fits == side).any():
+                    found[side].append(self._codes(view.dictionary, batch[fits == side]))
+        if not (found[True] and found[False]):
+            seen = caption(self.studied.held_out()[0], 0)
+            which = "every" if found[True] else "no"
+            raise ValueError(f"{which} held-out agent is described with {words[:80]!r}; one of them is {seen!r}")
+        return torch.cat(found[True]).mean(0) - torch.cat(found[False]).mean(0)
+
+    def _codes(self, name: str, batch: Any) -> Float[Tensor, "n k"]:
+        """The codes at the positions of a batch that count."""
+        what, place = self.studied.rowwise(name), self.studied.model.site(self.saved(name).site)
+        with self.studied.alone:
+            hidden = self.studied.model.run(batch, {place.name: Read()}, stop=True).hidden[place.name]
+        chosen = self.studied.model.positions(batch, place.name, hidden, self.studied.where)
+        # a text of one token has no other
+        return what.encode(hidden[chosen if chosen.any() else torch.ones_like(chosen)].to(what.directions)).z
 
     def _like(self, view: LatentsView) -> Float[Tensor, "k"]:
         self._check(view)

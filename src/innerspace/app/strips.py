@@ -37,7 +37,9 @@ def strip(shown: Strip, hue: str = "hue-0") -> str:
     parts = list[str]()
     for i, (piece, value) in enumerate(zip(shown.pieces, shown.values, strict=True)):
         heat = _heat(value, shown.largest)
-        kinds = " ".join(name for name, there in (("on", heat), ("under", value < 0), ("meant", i == shown.mark)) if there)
+        kinds = " ".join(
+            name for name, there in (("on", heat), ("under", value < 0), ("meant", i == shown.mark)) if there
+        )
         style = f' style="--heat:{100 * heat:.0f}%"' if heat else ""
         kind = f' class="{kinds}"' if kinds else ""
         parts.append(f'<span{kind}{style} title="{escape(number(value))}">{_written(piece)}</span>')
@@ -170,9 +172,7 @@ def _heat(value: float, largest: float) -> float:
 
 def _written(piece: str) -> str:
     """A piece among others: spaces are seen as such, and what else would not be seen is marked."""
-    parts = (
-        escape(part) if part == " " or not blank else f"<i>{escape(part)}</i>" for part, blank in _marked(piece)
-    )
+    parts = (escape(part) if part == " " or not blank else f"<i>{escape(part)}</i>" for part, blank in _marked(piece))
     return "".join(parts) or "<i>∅</i>"
 
 

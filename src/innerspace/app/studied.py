@@ -23,6 +23,8 @@ from innerspace.jobs.scenes import Captions, SceneData, SceneReading, first_of_e
 from innerspace.jobs.subspaces import SubspacesJob
 from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
+from innerspace.language.causal_lm import tokenize
+from innerspace.language.layout import layout
 from innerspace.language.pieces import Pieces
 from innerspace.language.shards import TokenShards
 from innerspace.language.text import Text
@@ -39,6 +41,9 @@ SUBSPACES = "it needs subspaces and held-out states; innerspace run subspaces-st
 
 SEQUENCES, AGENTS = 64, 400
 """How much of what was held out is looked through: sequences of text, or agents."""
+
+LETTERS, TOKENS = 400, 200
+"""How long a typed text may be, in letters and in tokens."""
 
 
 @final
@@ -148,6 +153,27 @@ class Studied:
         numbers = torch.arange(count)
         return [shards.rows("held_out", numbers[start : start + size]) for start in range(0, count, size)]
 
+    def typed(self, text: str) -> Text:
+        """A text from a reader as a batch of one, begun as the network was given its own.
+
+        Raises:
+            ValueError: for an empty text, one that is too long, or one with a word that is no token.
+        """
+        data, tokenizer, words = self.data, self.tokenizer, text.strip()
+        assert isinstance(data, TextData)
+        if not words:
+            raise ValueError("the text is empty: type some words")
+        if len(words) > LETTERS:
+            raise ValueError(f"the text has {len(words):,} letters; at most {LETTERS} are read here")
+        batch = tokenize(tokenizer, [words], bos="tokenizer" if data.corpus.bos == "none" else "always")
+        if (unknown := tokenizer.unk_token_id) is not None and (batch.ids == unknown).any():
+            strange = [word for word in words.split() if unknown in tokenizer.encode(word, add_special_tokens=False)]
+            raise ValueError(f"the tokenizer knows no token for {', '.join(map(repr, strange[:4])) or 'a part of it'}")
+        most = min(TOKENS, layout(self.model.module).longest or TOKENS)
+        if (count := batch.ids.shape[1]) > most:
+            raise ValueError(f"the text has {count} tokens; at most {most} are read here")
+        return batch
+
     def scenes(self) -> SceneReading:
         """The forecaster with an agent of each held-out scene; read once, which takes a while."""
         data = self.data
@@ -242,7 +268,7 @@ def _saved(folder: Path, model: Model, site_of: Any) -> list[Saved]:
         if site in model.sites and seed.isascii() and seed.isdigit():
             kind = "parts" if kind == site else kind.removeprefix(f"{site}-")
             found.append(Saved(path.stem, site, kind, int(seed), path))
-    return sorted(found, key=lambda one: (one.site, one.seed, _rank(one.kind), one.kind))
+    return sorted(found, key=lambda one: (one.site, one.seed, _rank(one.kind), one.kind.partition("-")[0], one.kind))
 
 
 def _rank(kind: str) -> int:
@@ -253,6 +279,4 @@ def _rank(kind: str) -> int:
 def choices(saved: Sequence[Saved]) -> list[tuple[str, str]]:
     """Names to choose from, as people read them."""
     many = len({one.seed for one in saved}) > 1
-    return [
-        (f"{one.kind} at {one.site}" + (f", seed {one.seed}" if many else ""), one.name) for one in saved
-    ]
+    return [(f"{one.kind} at {one.site}" + (f", seed {one.seed}" if many else ""), one.name) for one in saved]
