@@ -228,7 +228,7 @@ def _dispatch(command: object, jobs: dict[str, Job], recipe: str, console: Conso
         case Steer(run=run, text=text, data=data, scenes=scenes, mode=mode, loop=loop):
             console.print(steered_table(run, text, data, scenes, mode, loop))
         case Serve(run=run, scenes=scenes, port=port, host=host, share=share):
-            serve(run, scenes, lambda address: _name_workbench(address, console), port=port, host=host, share=share)
+            serve(run, scenes, lambda line: _say(line, console), port=port, host=host, share=share)
         case Report(run=run):
             write(run, _read_report(run))
             _name_page(run / "report.html", console)
@@ -274,11 +274,11 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _name_page(page: Path, console: Console) -> None:
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    _say(f"report: {page}", console)
 
 
-def _name_workbench(address: str, console: Console) -> None:
-    console.print(f"workbench: {address}  (end it with ctrl-c)", markup=False, highlight=False, soft_wrap=True)
+def _say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def sites_table(source: str) -> Table:

@@ -1,5 +1,6 @@
 """A finished run of Words in motion with vectors and little else, and its workbench as a server, once for all."""
 
+import gc
 import importlib.util
 import shutil
 from collections.abc import Iterator
@@ -24,7 +25,15 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gradio leaves event loops and sockets of its own to the collector of garbage, which tells whoever runs then."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+@pytest.fixture(scope="package")
 def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The folder of the run; nobody writes there."""
     torch.set_num_threads(1)
@@ -43,7 +52,7 @@ def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def workbench(folder: Path) -> Iterator[tuple[Any, str]]:
     """The workbench and its address, served from a copy of the run."""
     if importlib.util.find_spec("gradio") is None:
@@ -53,11 +62,14 @@ def workbench(folder: Path) -> Iterator[tuple[Any, str]]:
     from innerspace.app.page import Workbench
 
     bench = Workbench(Held.open(folder))
-    yield bench, bench.start(port=0)
+    address = bench.start(port=0)
+    gc.collect()
+    yield bench, address
     bench.stop()
+    gc.collect()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A browser without a window."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -67,3 +79,5 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+    # what hangs in there should not be collected in the midst of another test
+    gc.collect()

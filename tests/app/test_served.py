@@ -1,7 +1,10 @@
 """The server: it refuses what it cannot serve before it starts, and answers many at once as it would answer one."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -65,9 +68,8 @@ def test_twenty_at_once_get_right_answers(workbench: tuple[Any, str], drawings: 
     features = drawings.forecasts.features
 
     def view(user: int, turn: int) -> ForecastView:
-        return ForecastView(
-            scene=user % 4, agents=(user % 2,), tau=(("speed", round(0.03 * (turn - 3) + 0.005 * user, 4)),)
-        )
+        amount = round(0.03 * turn + 0.005 * user + 0.01, 4)
+        return ForecastView(scene=user % 4, agents=(user % 2,), tau=(("speed", amount),))
 
     def user(number: int) -> list[list[str]]:
         return [post(address, asked(features, view(number, turn))) for turn in range(EACH)]
@@ -122,7 +124,11 @@ def test_the_page_may_load_nothing_from_elsewhere(workbench: tuple[Any, str]) ->
 
 
 def test_what_cannot_be_served_is_refused_before(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    workbench: tuple[Any, str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*arguments: str) -> str:
         assert main(["serve", *arguments]) == 2
@@ -134,10 +140,35 @@ def test_what_cannot_be_served_is_refused_before(
     assert "host should be an address" in refused(str(folder), "--host", "example.org")
     (tmp_path / "job.json").write_text("{")
     assert "not valid JSON" in refused(str(tmp_path))
+    taken = workbench[1].rstrip("/").rpartition(":")[2]
+    assert f"port {taken} of 127.0.0.1 cannot be had" in refused(str(folder), "--port", taken)
+    # a run that ended before it left anything
     shutil.copy(folder / "job.json", tmp_path / "job.json")
-    assert "holds nothing to show: Forecasts (there is no settings.json and no weights.safetensors" in refused(
-        str(tmp_path)
-    )
+    page = sys.modules["innerspace.app.page"]
+    monkeypatch.setattr(page, "TABS", page.TABS[:1])
+    said = "holds nothing to show: Forecasts (there is no settings.json and no weights.safetensors and no directions"
+    assert said in refused(str(tmp_path))
+
+
+def test_the_command_serves_until_it_is_interrupted(workbench: tuple[Any, str], folder: Path) -> None:
+    command = [sys.executable, "-u", "-m", "innerspace", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == f"reading {folder}\n"
+            told = re.fullmatch(
+                r"workbench: (http://127\.0\.0\.1:\d+/) \(ctrl-c ends it\)\n", process.stdout.readline()
+            )
+            assert told is not None
+            status, kind, body = get(told[1], "")
+            assert (status, kind.partition(";")[0]) == (200, "text/html")
+            assert f"{folder.name} \\u00b7 innerspace" in body.decode()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_without_gradio_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

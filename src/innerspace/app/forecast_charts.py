@@ -70,19 +70,21 @@ def calibrations(found: Steered, offered: dict[str, Vector]) -> str:
             row: _response(found, measure.readout, measure.relative, row)
             for row in found.chosen.nonzero().flatten().tolist()
         }
-        low, high = min(means), max(means)
+        known = [response for response in own.values() if response is not None]
+        low, high = min([*means, *known]), max([*means, *known])
         room = 0.12 * (high - low) or 1.0
         scale = Scale(low - room, high + room)
         name = f"{feature} [{measure.unit}]"
-        chart = Chart(Scale.over(tau), scale, x_label="τ", y_label=name, width=390, height=190)
+        chart = Chart(Scale.over([*tau, now]), scale, x_label="τ", y_label=name, width=390, height=190)
         chart.band(tau, lows, highs, "curve")
         chart.line(tau, means, "curve")
         chart.rule(now, "now")
-        expected = float(np.interp(now, tau, means))
-        tip = f"τ = {now:+g}: {expected:+.1f} {measure.unit} on average over held-out agents"
-        chart.dots([now], [expected], [tip], "mark curve")
+        if min(tau) <= now <= max(tau):
+            expected = float(np.interp(now, tau, means))
+            tip = f"τ = {now:+g}: {expected:+.1f} {measure.unit} on average over held-out agents"
+            chart.dots([now], [expected], [tip], "mark curve")
         for row, response in own.items():
-            if response is not None and scale.low <= response <= scale.high:
+            if response is not None:
                 tip = f"agent {row + 1}: {response:+.1f} {measure.unit}"
                 chart.dots([now], [response], [tip], f"mark hollow {_hue(row)}")
         charts.append(chart.svg(f"Calibration of {feature}: response by temperature, the present one marked"))

@@ -31,7 +31,7 @@ class Drawings:
 
     def __init__(self, forecasts: Forecasts) -> None:
         self.forecasts = forecasts
-        self._maps = WeakKeyDictionary[Stage, SceneMap]()
+        self._maps = WeakKeyDictionary[Stage, dict[tuple[int, ...], SceneMap]]()
 
     def draw(self, view: ForecastView) -> Drawn:
         """The drawings of a view.
@@ -47,26 +47,26 @@ class Drawings:
         drawn = f'<figure class="stage">{scene_map.draw(found)}<figcaption>{_key(found)}</figcaption></figure>'
         return Drawn(
             drawn,
-            said + _links(view) + view.mark(KEY),
+            _links(view) + said + view.mark(KEY),
             readings(found) + over_time(found),
             calibrations(found, self.forecasts.offered(view.method)),
         )
 
     def map_of(self, view: ForecastView, found: Steered) -> SceneMap:
-        """The map of a view's scene, with room for the forecasts at the ends of all sliders."""
-        known = self._maps.get(found.stage)
-        if known is None:
-            known = self._maps[found.stage] = SceneMap.of(found.stage, self._likely(view, found))
-        return known
+        """The map of a view's scene, with room for the forecasts of its agents at the ends of all calibrations."""
+        known = self._maps.setdefault(found.stage, {})
+        if view.agents not in known:
+            known[view.agents] = SceneMap.of(found.stage, found.chosen, self._likely(view, found))
+        return known[view.agents]
 
     def _likely(self, view: ForecastView, found: Steered) -> list[Forecast]:
-        everyone = replace(view, agents=tuple(range(len(found.stage.batch))), method="", mode="additive")
+        plain = replace(view, method="", mode="additive")
         ends = [
-            ((feature, sign * vector.reach),)
+            ((feature, sign * vector.end),)
             for feature, vector in self.forecasts.offered("").items()
             for sign in (-1.0, 1.0)
         ]
-        return [found.clean, *(self.forecasts.steer(replace(everyone, tau=end)).steered for end in ends)]
+        return [found.clean, *(self.forecasts.steer(replace(plain, tau=end)).steered for end in ends)]
 
 
 def _key(found: Steered) -> str:

@@ -34,6 +34,9 @@ from innerspace.value import read_json
 STEP = 0.01
 """The least change of a temperature."""
 
+LONGEST_TEXT = 200
+"""How many characters of a text are read."""
+
 _KEPT = 32
 """How many scenes stay framed, each with its unsteered pass."""
 
@@ -58,14 +61,19 @@ class ForecastView(View):
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """A control vector: its row in the run's file, how far its slider reaches, and its calibration, if it has one."""
+    """A control vector: its row in the run's file, and its calibration, if it has one, with how far that goes."""
 
     feature: str
     method: str
     row: int
     along: Float[Tensor, "d"]
-    reach: float
+    end: float
     calibration: Mapping[str, Any] | None
+
+    @property
+    def reach(self) -> float:
+        """How far the slider goes: beyond what is calibrated, for single agents need more than the mean of many."""
+        return 2 * self.end
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +178,7 @@ class Forecasts:
             if feature not in offered:
                 by = f" by {view.method}" if view.method else ""
                 raise ValueError(f"no vector steers {feature[:80]!r}{by}; there are vectors of {', '.join(offered)}")
-            if abs(amount) > (reach := offered[feature].reach) + 1e-9:
+            if not abs(amount) <= (reach := offered[feature].reach) + 1e-9:
                 raise ValueError(f"τ of {feature} should lie within ± {reach:g}, it is {amount:g}")
             if amount:
                 found[feature] = (offered[feature], amount)
@@ -226,9 +234,11 @@ class Forecasts:
         Every agent is brought to its own request by a control loop; the amounts are the means over agents.
 
         Raises:
-            ValueError: for a text that is not understood, or a feature that no vector steers.
+            ValueError: for a text that is not understood, or is too long, or a feature that no vector steers.
         """
         self.run.require()
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"the text has {len(text):,} characters; at most {LONGEST_TEXT} are read")
         instructions, offered = understand(text), self.offered(view.method)
         require(instructions, offered)
         stage, site = self.stage(view), self._site(view)
@@ -293,8 +303,8 @@ def _vectors(directions: Directions, calibrations: Sequence[Mapping[str, Any]]) 
         if key in found or "through" in origin.method:
             continue
         curve = next((one for one in calibrations if (one["feature"], one["method"]) == key), None)
-        reach = 1.0 if curve is None else float(max(map(abs, curve["tau"])))
-        found[key] = Vector(*key, row, directions.directions[row], reach, curve)
+        end = 1.0 if curve is None else float(max(map(abs, curve["tau"])))
+        found[key] = Vector(*key, row, directions.directions[row], end, curve)
     return list(found.values())
 
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from innerspace.app.forecast_drawings import KEY, Drawings
 from innerspace.app.forecast_files import routes
-from innerspace.app.forecasts import STEP, Forecasts, ForecastView
+from innerspace.app.forecasts import LONGEST_TEXT, STEP, Forecasts, ForecastView
 from innerspace.app.held import Held
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
 from innerspace.jobs.control import WordsInMotion
@@ -79,7 +79,7 @@ class _Panel:
                     label="Ask for a motion",
                     placeholder="30 % slower, and turn left",
                     submit_btn="Steer",
-                    max_length=200,
+                    max_length=LONGEST_TEXT,
                     elem_id="ask",
                 )
                 self.notes = panel("notes")

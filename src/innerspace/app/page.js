@@ -66,6 +66,21 @@ const workbench = (() => {
     }
   };
 
+  // What a mark says when it is pointed at.
+  function tell(event) {
+    const mark = event.target.closest("[data-tip]"), old = document.getElementById("tip");
+    if (old) old.remove();
+    if (!mark) return;
+    const tip = document.createElement("p"), box = mark.getBoundingClientRect();
+    tip.id = "tip";
+    tip.textContent = mark.dataset.tip;
+    document.body.append(tip);
+    const left = box.left + box.width / 2 - tip.offsetWidth / 2;
+    tip.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${box.top - tip.offsetHeight - 8 > 0 ? box.top - tip.offsetHeight - 8 : box.bottom + 8}px`;
+  }
+
+  document.addEventListener("pointerover", tell);
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-png]");
     if (button) png(button.dataset.png, button.dataset.name);

@@ -1,6 +1,7 @@
 """The workbench as a page: its tabs in a row, its looks, and the server that gives it out."""
 
 import logging
+import socket
 import threading
 from html import escape
 from pathlib import Path
@@ -49,9 +50,13 @@ class Workbench:
         """
         # what a browser asks for is of no interest on a terminal
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        _, local, shared = self._blocks.launch(
+        _, local, shared = self._launch(port=_free(host, port), host=host, share=share)
+        return shared or local
+
+    def _launch(self, *, port: int, host: str, share: bool) -> tuple[Any, str, str | None]:
+        return self._blocks.launch(
             server_name=host,
-            server_port=port or None,
+            server_port=port,
             share=share,
             prevent_thread_lock=True,
             quiet=True,
@@ -69,12 +74,13 @@ class Workbench:
                 "openapi_url": None,
             },
         )
-        return shared or local
 
     def wait(self) -> None:
         """Serve until interrupted."""
         try:
             threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
         finally:
             self.stop()
 
@@ -129,6 +135,17 @@ class _StaysHere:
             await send(event)
 
         await self._app(scope, receive, guarded if scope["type"] == "http" else send)
+
+
+def _free(host: str, port: int) -> int:
+    """The port, or for 0 one that is free: what gradio tries and cannot have it leaves open."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"port {port} of {host} cannot be had: {error.strerror}; 0 takes a free one") from None
+        return int(probe.getsockname()[1])
 
 
 def _heading(folder: Path, absent: dict[str, str]) -> str:

@@ -4,11 +4,11 @@ The first agent stands at the origin and looks up the page; (x, y) is drawn at (
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from innerspace.app.forecasts import Stage, Steered
@@ -19,7 +19,7 @@ from innerspace.report.maps import View, outline, path, roads, visible
 HUES = 8
 """How many colors there are for agents; more agents begin anew."""
 
-ROOM, LEAST = 0.08, 40.0
+ROOM, LEAST = 0.1, 60.0
 """The share of the extent that stays free at every side, and the shortest side of a map (m)."""
 
 Points = Float[np.ndarray, "points 2"]
@@ -35,12 +35,12 @@ class SceneMap:
     base: str
 
     @staticmethod
-    def of(stage: Stage, likely: "list[Forecast]") -> "SceneMap":
-        """A map that holds what was, what came, and each agent's most likely one among some forecasts."""
-        points = [np.zeros((1, 2)), *(_paths(stage, forecast.most_likely()) for forecast in likely)]
-        for row in range(len(stage.batch)):
-            points += [_history(stage, row), _truth(stage, row)]
-        view = _around(np.concatenate([part.reshape(-1, 2) for part in points]))
+    def of(stage: Stage, chosen: Bool[Tensor, "agents"], likely: Sequence[Forecast]) -> "SceneMap":
+        """A map that holds of the chosen agents what was, what came, and the most likely one of some forecasts."""
+        rows = chosen.nonzero().flatten().tolist()
+        points = [_paths(stage, forecast.most_likely())[rows].reshape(-1, 2) for forecast in likely]
+        points += [_positions(stage)[rows], *(part(stage, row) for row in rows for part in (_history, _truth))]
+        view = _around(np.concatenate(points))
         return SceneMap(stage, view, _base(stage, view))
 
     def draw(self, found: Steered) -> str:

@@ -19,7 +19,7 @@ def serve(
     host: str,
     share: bool,
 ) -> None:
-    """Serve the workbench on a run's folder until it is interrupted; ``say`` is told the address.
+    """Serve the workbench on a run's folder until it is interrupted; ``say`` is told how far it is, and the address.
 
     ``scenes`` are shown to the run's forecaster beside its own, if it has one. Port 0 takes a free one. With ``share``
     gradio makes a public link, through its makers' servers, to whoever knows it.
@@ -32,8 +32,10 @@ def serve(
     prepare(host, port)
     from innerspace.app.page import Workbench
 
-    workbench = Workbench(Held.open(run, scenes))
-    say(workbench.start(port=port, host=host, share=share))
+    held = Held.open(run, scenes)
+    say(f"reading {run}")
+    workbench = Workbench(held)
+    say(f"workbench: {workbench.start(port=port, host=host, share=share)} (ctrl-c ends it)")
     workbench.wait()
 
 
