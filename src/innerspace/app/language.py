@@ -163,15 +163,15 @@ class Language:
         steered, after = (clean, before) if edit is None else self._continued(ids, view.new, site, edit)
         values = [self._reading(view, along, one, site) for one in (clean, steered)]
         largest = max(float(value.abs().max()) for value in values) or 1.0
-        strips = [
+        unsteered, written = (
             Strip(tuple(self.studied.pieces.of(one)), tuple(value.tolist()), largest)
             for one, value in zip((clean, steered), values, strict=True)
-        ]
+        )
         moved = tuple(
             Change(self.studied.pieces.name(token), float(before[token]), float(after[token]))
             for token in most_changed(before, after, CHANGES)
         )
-        return Told(view, site, self.unit(view), reach, *strips, len(ids), moved)
+        return Told(view, site, self.unit(view), reach, unsteered, written, len(ids), moved)
 
     def along(self, view: LanguageView) -> Float[Tensor, "d"] | None:
         """The direction that is read and written; None for a subspace.

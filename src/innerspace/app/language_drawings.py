@@ -1,4 +1,4 @@
-"""What the tab on language shows and gives away: both continuations, the next token's changes, and code for the same."""
+"""What the tab on language shows and gives away: both continuations, the next token's changes, code for the same."""
 
 from html import escape
 
@@ -29,8 +29,9 @@ def draw(language: Language, view: LanguageView) -> str:
         (changed.capitalize(), strip(told.steered)),
     )
     shown = "".join(f"<section><h3>{title}</h3>{body}</section>" for title, body in panes)
+    below = ", orange below zero" if min((*told.strip.values, *told.steered.values)) < 0 else ""
     key = f'<p class="quiet">Shaded: {escape(told.unit)}, as the unsteered network reads the text at {told.site}; '
-    key += f"at most {number(told.strip.largest)}, orange below zero. The text goes on with the likeliest tokens.</p>"
+    key += f"at most {number(told.strip.largest)}{below}. The text goes on with the likeliest tokens.</p>"
     return f'<div class="panes">{shown}</div>{key}{table}{links(view, KEY)}{view.mark(KEY)}'
 
 

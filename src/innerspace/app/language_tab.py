@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import gradio as gr
@@ -34,8 +35,7 @@ class LanguageTab(Tab):
 
     def routes(self) -> Sequence[Route]:
         """The picture and the code of a view."""
-        language = self.language
-        files = {"picture.svg": lambda view: picture(language, view), f"{KEY}.py": lambda view: code(language, view)}
+        files = {"picture.svg": partial(picture, self.language), f"{KEY}.py": partial(code, self.language)}
         return routes(KEY, LanguageView, files)
 
     def build(self, shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""What the tab on latents shows and gives away: a latent's page, its nearest in other dictionaries, code for the same."""
+"""What the tab on latents shows and gives away: a latent's page, the nearest in other dictionaries, code for it."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

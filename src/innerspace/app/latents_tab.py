@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -41,8 +42,7 @@ class LatentsTab(Tab):
 
     def routes(self) -> Sequence[Route]:
         """The picture and the code of a view."""
-        latents = self.latents
-        files = {"picture.svg": lambda view: picture(latents, view), f"{KEY}.py": lambda view: code(latents, view)}
+        files = {"picture.svg": partial(picture, self.latents), f"{KEY}.py": partial(code, self.latents)}
         return routes(KEY, LatentsView, files)
 
     def build(self, shell: Shell) -> None:

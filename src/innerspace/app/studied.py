@@ -29,8 +29,8 @@ from innerspace.language.pieces import Pieces
 from innerspace.language.shards import TokenShards
 from innerspace.language.text import Text
 from innerspace.measure.activations import Caption
-from innerspace.motion.forecasters.known import load_model
-from innerspace.motion.framing import frame
+from innerspace.motion.forecasters.known import load as load_forecaster
+from innerspace.motion.framing import Framing, frame
 from innerspace.network.model import Model
 from innerspace.network.site import Where
 
@@ -75,9 +75,12 @@ class Studied:
             loaded = load_language_model(
                 self.data.model, revision=self.data.revision, ignore_special=self.data.ignore_special
             )
-            self.model, self.tokenizer, self.where = loaded.model, loaded.tokenizer, self.data.where
+            self.model, self.where, self._framing = loaded.model, self.data.where, Framing()
+            self.tokenizer: Any = loaded.tokenizer
         else:
-            self.model, self.tokenizer, self.where = load_model(self.data.forecaster), None, Where("valid")
+            network = load_forecaster(self.data.forecaster)
+            self.model, self.where = Model(network, network.settings.family), Where("valid")
+            self.tokenizer, self._framing = None, network.settings.framing
         self.pieces = Pieces(self.tokenizer)
         self.dictionaries = _saved(run.folder / "dictionaries", self.model, self._site)
         self.partitions = _saved(run.folder / "subspaces", self.model, self._site)
@@ -180,9 +183,8 @@ class Studied:
         assert isinstance(data, SceneData)
         with self.alone:
             if self._scenes is None:
-                framing = self.model.module.settings.framing  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
-                splits = data.data.read(framing)  # pyright: ignore[reportUnknownArgumentType]
-                test = first_of_each_scene(frame(splits.test, framing))  # pyright: ignore[reportUnknownArgumentType]
+                splits = data.data.read(self._framing)
+                test = first_of_each_scene(frame(splits.test, self._framing))
                 # nothing is fitted here, so that nothing else needs framing
                 size = min(50, len(test))
                 self._scenes = SceneReading(

@@ -1,4 +1,4 @@
-"""What a part of a partition holds: states alike in it, beside those alike in all; and what changes if it is exchanged."""
+"""What a part of a partition holds: states alike in it, beside those alike in all, and what an exchange changes."""
 
 import threading
 from collections import OrderedDict
@@ -37,8 +37,9 @@ _KEPT = 128
 class SubspacesView(View):
     """A partition, one of its parts, a query, how close a state must be, and another input to exchange the part with.
 
-    ``state`` is the number of the held-out state that is the query; of a language model ``text`` takes its place, by the state of its last
-    token. ``cosine`` is the least cosine within the part. ``other`` is a text, or the number of a held-out state.
+    ``state`` is the number of the held-out state that is the query; of a language model ``text`` takes its place, by
+    the state of its last token. ``cosine`` is the least cosine within the part. ``other`` is a text, or the number of a
+    held-out state.
     """
 
     partition: str = ""

@@ -1,4 +1,4 @@
-"""What the tab on subspaces shows and gives away: states alike in a part, what an exchange changes, code for the same."""
+"""What the tab on subspaces shows and gives away: states alike in a part, what an exchange changes, code for it."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,7 +12,7 @@ from innerspace.app.exports import links
 from innerspace.app.palette import LIGHT, file_style
 from innerspace.app.strips import Picture, Strip, changes, strip
 from innerspace.app.studied import code_imports, code_of
-from innerspace.app.subspaces import Exchanged, Found, Partitions, SubspacesView
+from innerspace.app.subspaces import SHOWN, Exchanged, Found, Partitions, SubspacesView
 from innerspace.measure.preimages import Hits
 from innerspace.report.numerals import number
 from innerspace.report.plots import Chart, Scale
@@ -102,7 +102,8 @@ store = Store.open(run / "states_held_out")
 every = torch.arange(len(store))
 states, document = store.rows(site, every).float(), store.places(every).document
 {query}
-found = preimages(what, states.split(8192), queries, documents=document, closeness=Closeness(({cosine!r},), (0.25,), {show}))
+closeness = Closeness(({cosine!r},), (0.25,), {show})
+found = preimages(what, states.split(8192), queries, documents=document, closeness=closeness)
 own, whole = found.parts[0][part], found.whole[0]
 print(f"{{own.within['cosine'][0]}} of {{found.considered[0]}} states are as close in part {{part}}")
 record = {{"within": own.within["cosine"][0], "sample": own.sample.to_json(), "whole": whole.to_json()}}
@@ -169,14 +170,9 @@ def code(partitions: Partitions, view: SubspacesView) -> str:
         part=view.part,
         query=query,
         cosine=view.cosine,
-        show=found_at_most(partitions, view),
+        show=SHOWN,
         exchange=exchange,
     )
-
-
-def found_at_most(partitions: Partitions, view: SubspacesView) -> int:
-    """How many states a view lists at most."""
-    return partitions.find(view).preimages.closeness.show
 
 
 def _near(hits: Hits, cosine: float) -> Hits:
@@ -189,7 +185,8 @@ def _near(hits: Hits, cosine: float) -> Hits:
 def _counted(found: Found, view: SubspacesView) -> str:
     within = found.preimages.parts[0][view.part].within["cosine"][0]
     considered = found.preimages.considered[0]
-    drawn = f", {min(within, found.preimages.closeness.show)} of them drawn at random" if within else ""
+    most = found.preimages.closeness.show
+    drawn = f"; {most} of them are drawn at random" if within > most else ""
     return f"{number(within)} of {number(considered)} states have a cosine of {view.cosine:g} or more{drawn}"
 
 

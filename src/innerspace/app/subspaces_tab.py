@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -34,8 +35,7 @@ class SubspacesTab(Tab):
 
     def routes(self) -> Sequence[Route]:
         """The picture and the code of a view."""
-        found = self.partitions
-        files = {"picture.svg": lambda view: picture(found, view), f"{KEY}.py": lambda view: code(found, view)}
+        files = {"picture.svg": partial(picture, self.partitions), f"{KEY}.py": partial(code, self.partitions)}
         return routes(KEY, SubspacesView, files)
 
     def build(self, shell: Shell) -> None:
