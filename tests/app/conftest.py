@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from app.studied_runs import language_run, motion_run, place  # noqa: F401
 from innerspace.app.serve import prepare
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.end_to_end import EndToEnd

@@ -26,6 +26,7 @@ from innerspace.measure.preimages import Closeness, Preimages, Queries, preimage
 from innerspace.motion.words import label
 from innerspace.network.site import Where
 from innerspace.network.trace import Trace
+from innerspace.value import read_json
 
 SHOWN, OFFERED, CHANGES = 12, 24, 6
 """How many states, queries and changes of probability (either way) are listed."""
@@ -110,10 +111,29 @@ class Partitions:
 
     def queries(self) -> list[tuple[str, int]]:
         """Some held-out states, drawn at random, each with its words."""
-        held, album = self.held(), self.album()
-        count = len(held.places.sample)
+        count = len(self.held().places.sample)
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:OFFERED].sort().values
-        return [(f"{album.words(row)[-60:]}", row) for row in chosen.tolist()]
+        return [(self.words(row), row) for row in chosen.tolist()]
+
+    def words(self, row: int) -> str:
+        """What a held-out state is chosen by: the token behind its context, or the agent in words."""
+        state = self.album().state(row)
+        return "".join(state["tokens"][: state["at"] + 1]).strip() if "tokens" in state else state["caption"]
+
+    def parts(self, name: str) -> list[str]:
+        """The parts of a partition in words: dimensions, and what the report found that they tell or carry."""
+        saved, said = self.saved(name), list[str]()
+        # the report names those of the first seed
+        if not saved.seed and not self.studied.run.lacks("report.json"):
+            report: Any = read_json(self.studied.run.folder / "report.json")
+            rows: Any = report.get("preimages", {}).get("partitions", [])
+            said = [str(part.get("words", "")) for row in rows if row["site"] == saved.site for part in row["parts"]]
+        sizes = self.sizes(name)
+        said = said if len(said) == len(sizes) else [""] * len(sizes)
+        return [
+            " · ".join(filter(None, (str(i), f"{size} dimensions", words)))
+            for i, (size, words) in enumerate(zip(sizes, said, strict=True))
+        ]
 
     def find(self, view: SubspacesView) -> Found:
         """The states like the query in a part, and in the whole space.
@@ -170,7 +190,7 @@ class Partitions:
             ]
         if not self.studied.is_text:
             paths = tuple(forecast(one.output).most_likely()[0] for one in traces)
-            return Exchanged(paths=paths, words=(self._words(view.state), self._words(_row(view.other))))
+            return Exchanged(paths=paths, words=(self.words(view.state), self.words(_row(view.other))))
         clean_, part, whole, _ = (one.output["logits"][0, -1].float().softmax(-1) for one in traces)
         return Exchanged(self._changes(clean_, part), self._changes(clean_, whole))
 
@@ -272,9 +292,6 @@ class Partitions:
         with self.studied.alone:
             hidden = self.studied.model.run(batch, {site: Read()}, stop=True).hidden[site]
         return self.studied.model.positions(batch, site, hidden, Where("valid"))
-
-    def _words(self, row: int) -> str:
-        return self.album().words(row)
 
     def _changes(self, before: Tensor, after: Tensor) -> tuple[Change, ...]:
         name = self.studied.pieces.name

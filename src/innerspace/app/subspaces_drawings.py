@@ -176,9 +176,9 @@ def code(partitions: Partitions, view: SubspacesView) -> str:
 
 
 def _near(hits: Hits, cosine: float) -> Hits:
-    """Of a sample those within the level, the closest first."""
-    order = hits.cosine.argsort(descending=True)
-    order = order[hits.cosine[order] >= cosine]
+    """Of a sample those first drawn within the level, the closest first."""
+    drawn = (hits.cosine >= cosine).nonzero().flatten()[:SHOWN]
+    order = drawn[hits.cosine[drawn].argsort(descending=True)]
     return Hits(hits.row[order], hits.cosine[order], hits.distance[order])
 
 

@@ -164,14 +164,14 @@ class _Panel:
         """Every control as a view has it, and what is drawn."""
         found = self._partitions
         drawn, queries = draw(found, view), found.queries()
-        parts = [(f"{i} · {size} dimensions", i) for i, size in enumerate(found.sizes(view.partition))]
+        parts = [(words, i) for i, words in enumerate(found.parts(view.partition))]
         known = [row for _, row in queries]
         if view.state >= 0 and view.state not in known:
-            queries = [(found.album().words(view.state)[-60:], view.state), *queries]
+            queries = [(found.words(view.state), view.state), *queries]
         agents = [("nothing", -1), *queries]
         agent = int(view.other) if not found.studied.is_text and view.other else -1
         if agent >= 0 and agent not in [row for _, row in agents]:
-            agents.append((found.album().words(agent)[-60:], agent))
+            agents.append((found.words(agent), agent))
         return (
             view.partition,
             gr.Dropdown(parts, value=view.part),
