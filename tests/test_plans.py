@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from families import CASES
 from innerspace.decompose.dictionary import Dictionary
@@ -17,6 +17,7 @@ from innerspace.interventions import At, Fix, Read, Splice, Steer, Write, ablate
 from innerspace.network.model import Model
 from innerspace.network.site import Where
 from innerspace.plans import load_plan, save_plan
+from innerspace.steering_modes import Clamp, KeepNorm, Limit, Rotate, RotateIn
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -64,6 +65,27 @@ def test_a_plan_comes_back_as_it_was(model: tuple[Model, Any], tmp_path: Path) -
     ]
 
 
+def test_patches_and_other_ways_to_steer_come_back(model: tuple[Model, Any], tmp_path: Path) -> None:
+    network, batch = model
+    site = next(iter(network.sites.values()))
+    hidden = network.run(batch, {site.name: Read()}).hidden[site.name]
+    vectors = Directions(randn(2, site.width), torch.ones(2), [Origin("a", "x", "y"), Origin("b", "x", "y")])
+    halves = Subspaces.identity(site.width, [site.width - 2, 2])
+    before = {
+        site.name: [
+            patch(halves, (1, 0), randn(*hidden.shape, seed=4)),
+            Limit(KeepNorm(Steer(vectors, 0.5)), 0.4),
+            At(Where("valid"), Rotate(vectors, torch.tensor([0.3, -0.2]))),
+            RotateIn(randn(2, site.width, seed=8), 0.4, absolute=True),
+            Clamp(randn(site.width, seed=9), high=0.1),
+        ]
+    }
+    save_plan(tmp_path, before, network)
+    one, two = network.run(batch, before), network.run(batch, load_plan(tmp_path, network))
+    assert all(torch.equal(tensor, two.output[name]) for name, tensor in one.output.items())
+    assert not torch.equal(one.output["trajectory"], network.run(batch).output["trajectory"])
+
+
 def test_a_mask_of_positions_is_kept(model: tuple[Model, Any], tmp_path: Path) -> None:
     network, batch = model
     site = next(iter(network.sites))
@@ -91,13 +113,9 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(model: tuple
     halves = Subspaces.identity(site.width, [site.width - 2, 2])
     folder = tmp_path / "plan"
 
-    class Other(nn.Module):
-        pass
-
     cases = {
-        "a rule that is a function": patch(halves, 0, randn(1, site.width)),
         "a Read cannot be saved": Read(),
-        "a rule that is a function, as": Write(halves, 0, lambda z, _: 2 * z),
+        "a rule that is a function": Write(halves, 0, lambda z, _: 2 * z),
     }
     for words, do in cases.items():
         with pytest.raises(ValueError, match=words):
@@ -118,10 +136,19 @@ def test_damaged_plans_are_refused(model: tuple[Model, Any], tmp_path: Path) -> 
         path.write_text(json.dumps(record | fields))
 
     changed(format="a plan of somebody else")
-    with pytest.raises(ValueError, match="'a plan of somebody else', not 'innerspace plan 1'"):
+    with pytest.raises(ValueError, match="'a plan of somebody else', not 'innerspace plan 2'"):
         load_plan(tmp_path, network)
     changed(sites={site: [{"class": "Erase"}]})
     with pytest.raises(ValueError, match="unknown intervention 'Erase'"):
+        load_plan(tmp_path, network)
+    changed(sites={site: ["Erase"]})
+    with pytest.raises(ValueError, match="holds 'Erase' where an intervention is described"):
+        load_plan(tmp_path, network)
+    changed(sites={site: [{"class": "Fix", "by": 1.0}]})
+    with pytest.raises(ValueError, match=r"other fields of Fix than it has: \['by'\]"):
+        load_plan(tmp_path, network)
+    changed(sites={site: [{"class": "RotateIn", "plane": 1.0, "by": 1.0, "absolute": False}]})
+    with pytest.raises(ValueError, match="describes no RotateIn"):
         load_plan(tmp_path, network)
     changed(sites={site: [{"class": "Fix", "to": {"tensor": "tensor.99"}}]})
     with pytest.raises(ValueError, match=r"lacks 'tensor.99'"):

@@ -47,13 +47,15 @@ class Steer:
     by: float | Float[Tensor, "..."]
 
     def __call__(self, x: Tensor, visit: Visit) -> Tensor:
-        if isinstance(self.by, int | float) and self.by == 0:
-            return x
-        along = directions_for(self.along, x, visit)
-        if isinstance(self.by, int | float):
+        by = self.by
+        if isinstance(by, (int, float)):
+            if by == 0:
+                return x
+            along = directions_for(self.along, x, visit)
             total = along if along.ndim == 1 else along.sum(0)
-            return torch.add(x, total.to(x), alpha=self.by)
-        by = torch.as_tensor(self.by, dtype=x.dtype, device=x.device)
+            return torch.add(x, total.to(x), alpha=by)
+        along = directions_for(self.along, x, visit)
+        by = torch.as_tensor(by, dtype=x.dtype, device=x.device)
         change = shift(along, by, x)
         if by.ndim < 2 or by.requires_grad:
             return x + change
@@ -108,6 +110,23 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """The rule by which coordinates are those of other hidden states, position by position; see ``patch``."""
+
+    via: Decomposition
+    parts: int | Sequence[int]
+    source: Float[Tensor, "*positions d"]
+
+    def __call__(self, z: Float[Tensor, "*positions n"], visit: Visit) -> Float[Tensor, "*positions n"]:
+        if self.source.shape[:-1] != z.shape[:-1]:
+            raise ValueError(
+                f"the source of {_named(self.parts)} has positions {list(self.source.shape[:-1])}, the hidden state at "
+                f"{visit.site.name!r} {list(z.shape[:-1])}; relocate() brings states to other positions"
+            )
+        return read_parts(self.via, self.parts, self.source, visit)
+
+
+@dataclass(frozen=True, eq=False)
 class Write:
     """x + lift(z′ − z), where z′ differs from z in some parts only: there it is ``rule`` of their coordinates.
 
@@ -157,16 +176,7 @@ def patch(via: Decomposition, parts: int | Sequence[int], source: Float[Tensor, 
     Raises:
         ValueError: as ``Write``, and in the pass for a source of another shape.
     """
-
-    def rule(z: Tensor, visit: Visit) -> Tensor:
-        if source.shape[:-1] != z.shape[:-1]:
-            raise ValueError(
-                f"the source of {_named(parts)} has positions {list(source.shape[:-1])}, the hidden state at "
-                f"{visit.site.name!r} {list(z.shape[:-1])}; relocate() brings states to other positions"
-            )
-        return read_parts(via, parts, source, visit)
-
-    return Write(via, parts, rule)
+    return Write(via, parts, Elsewhere(via, parts, source))
 
 
 def ablate(via: Decomposition, parts: int | Sequence[int], to: Float[Tensor, "n"] | None = None) -> Write:
@@ -232,7 +242,7 @@ def directions_for(along: Float[Tensor, "*k d"] | Decomposition, x: Tensor, visi
     Raises:
         ValueError: for directions of another width.
     """
-    rows = along.directions if isinstance(along, Decomposition) else along
+    rows = along if isinstance(along, Tensor) else along.directions
     if rows.shape[-1] != x.shape[-1]:
         raise ValueError(
             f"the direction has width {rows.shape[-1]}, the hidden state at {visit.site.name!r} {x.shape[-1]}: "

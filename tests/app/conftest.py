@@ -34,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _swept() -> Iterator[None]:
+    yield
+    # what a browser leaves behind should not be collected in the midst of another test
+    gc.collect()
+
+
 @pytest.fixture(scope="package")
 def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The folder of the run; nobody writes there."""
@@ -80,5 +87,3 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
-    # what hangs in there should not be collected in the midst of another test
-    gc.collect()

@@ -115,12 +115,12 @@ def test_many_at_once_get_what_each_would_alone(folder: Path, forecasts: Forecas
 def test_a_sentence_moves_the_sliders(forecasts: Forecasts) -> None:
     view, notes = forecasts.obey(replace(STEERED, agents=(0,), tau=()), "turn right by 4°")
     ((feature, amount),) = view.tau
-    assert (feature, view.ask, amount) == ("direction", "turn right by 4°", pytest.approx(round(amount, 2)))
+    assert (feature, view.ask, amount) == ("direction", "turn right by 4°", round(amount, 2))
     found = forecasts.steer(view)
     # the tolerance of the loop, and what the slider's steps leave
     assert float(found.after["heading"][0]) == pytest.approx(float(found.before["heading"][0]) - 4, abs=2.1)
     # what is said is what is drawn
-    told = re.fullmatch(r"agent 1, heading: (-?[\d.]+) → (-?[\d.]+) °, asked for (-?[\d.]+)", notes[-1])
+    told = re.fullmatch(r"agent 1, heading: (-?[\d.]+) → (-?[\d.]+) °, asked for (-?[\d.]+)", notes[0])
     assert told is not None
     assert float(told[2]) == pytest.approx(float(found.after["heading"][0]), abs=0.051)
 
@@ -129,6 +129,7 @@ def test_what_a_sentence_cannot_have_is_said(forecasts: Forecasts) -> None:
     view, notes = forecasts.obey(replace(STEERED, agents=(0,), tau=()), "90 % slower")
     assert abs(dict(view.tau)["speed"]) == forecasts.offered("mean_difference")["speed"].reach
     assert "is beyond the slider, which ends at ±" in notes[0]
+    assert notes[-1].startswith("agent 1: the ")
     with pytest.raises(ValueError, match="'fly' is not understood; possible are 'faster'"):
         forecasts.obey(STEERED, "fly")
 

@@ -163,7 +163,7 @@ def test_the_command_serves_until_it_is_interrupted(workbench: tuple[Any, str], 
             assert told is not None
             status, kind, body = get(told[1], "")
             assert (status, kind.partition(";")[0]) == (200, "text/html")
-            assert f"{folder.name} \\u00b7 innerspace" in body.decode()
+            assert f'content="{folder.name} · innerspace"' in body.decode()
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) == 0
             assert process.stderr.read() == ""

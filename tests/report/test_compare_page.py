@@ -92,6 +92,13 @@ def test_headlines_and_remarks_follow_from_the_numbers() -> None:
     assert any("Fewer than three seeds" in line for line in remarks(section(seeds=2)))
 
 
+def test_who_saw_labels_is_told() -> None:
+    given = section()
+    assert any(line.startswith("Labels were seen by one alone") for line in remarks(given))
+    given["entrants"][0]["kind"] = "components"
+    assert not any(line.startswith("Labels were seen") for line in remarks(given))
+
+
 def test_a_seed_that_finds_something_else_is_told() -> None:
     given = section()
     given["entrants"][0]["measures"]["angle"] = value(79.0)

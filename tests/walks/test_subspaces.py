@@ -3,7 +3,7 @@
 import dataclasses
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from innerspace.jobs.suites import PUBLISHED, Asking
 from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
+from innerspace.learn.assembling import Assembling
+from innerspace.learn.descent import Descent
 from innerspace.learn.merge_rules import PublishedThreshold
 from innerspace.learn.merging import Sampling
 from innerspace.learn.partitioning import Merges, Partitioning
@@ -136,6 +138,11 @@ def test_a_forecaster_in_the_same_words(tiny: WordsInMotion, finished: Path, tmp
     assert own["subspace_training"][0]["kind"] == "paper"
     assert own["subspace_training"][0]["sizes"] == [4, 4, 4, 4]
     assert {"caption", "past", "future"} <= set(own["preimages"]["states"][0])
+    search = Descent(steps=20, company=20, rows=60)
+    assembled = Finding(custom=Assembling(unit=4, starts=2, tries=1, search=search), seeds=1, rows=300, held_out=150)
+    execute(dataclasses.replace(job, finding=assembled), tmp_path / "assembled", Console(file=StringIO()))
+    (row,) = cast(Any, read_json(tmp_path / "assembled" / "report.json"))["subspace_training"]
+    assert (row["steps"], sum(row["sizes"]), row["stopped"]) == ([], 16, "no pair asks to be merged")
     asked = dataclasses.replace(job, verifying=dataclasses.replace(QUICK, suites=(Asking("stories"),)))
     with pytest.raises(ValueError, match="agents of a forecaster are exchanged by words"):
         execute(asked, tmp_path / "other", Console(file=StringIO()))

@@ -1,5 +1,6 @@
 """Forecasts of a scene under control vectors, as a page asks for them: many askers, one network."""
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,13 @@ from innerspace.interventions import At
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.requests import goals, way
 from innerspace.jobs.vectors import FOR_CONTROL, vectors_of
-from innerspace.measure.control_loop import Loop, control
+from innerspace.measure.control_loop import Controlled, Goal, Loop, control
 from innerspace.measure.forecasts import forecast, readout
 from innerspace.measure.solving import OUTCOMES
 from innerspace.motion.forecast_metrics import Forecast
 from innerspace.motion.forecasters.known import load_model
 from innerspace.motion.framing import Batch, frame
-from innerspace.motion.instructions import require, understand
+from innerspace.motion.instructions import Instruction, require, understand
 from innerspace.motion.scenes import Scene
 from innerspace.motion.suppression import few
 from innerspace.network.model import Fork, Model
@@ -36,6 +37,14 @@ STEP = 0.01
 
 LONGEST_TEXT = 200
 """How many characters of a text are read."""
+
+_WHY = {
+    "limited": "the vectors would have to be longer than the hidden state is",
+    "saturated": "the forecast hardly moves any more",
+    "jumps": "the forecast jumps over what is asked",
+    "not monotone": "the forecast turns away before it gets there",
+    "unfinished": "the passes that are allowed did not suffice",
+}
 
 _KEPT = 32
 """How many scenes stay framed, each with its unsteered pass."""
@@ -264,20 +273,33 @@ class Forecasts:
         for column, one in enumerate(instructions):
             reach = offered[one.feature].reach
             mean = float(found.tau[known, column].mean())
-            tau[one.feature] = min(max(round(mean / STEP) * STEP, -reach), reach)
+            # towards zero: the loop stops short of jumps, and so should the slider
+            tau[one.feature] = min(max(math.trunc(mean / STEP) * STEP, -reach), reach)
             if abs(mean) > reach + STEP:
                 notes.append(f"{one.feature}: τ = {mean:+.2f} is beyond the slider, which ends at ± {reach:g}")
-        amounts = tuple((feature, amount) for feature, amount in tau.items() if amount)
+        amounts = tuple((feature, round(amount, 4)) for feature, amount in tau.items() if amount)
         done = replace(view, tau=amounts, ask=text)
-        after = self.steer(done).after
-        for column, goal in enumerate(asked):
-            name = instructions[column].feature
-            for row in known:
-                want, got = float(found.target[row, column]), float(after[goal.readout][row])
-                unit = {"speed": "m/s", "acceleration": "m/s²", "direction": "°"}[name]
-                before = float(found.before[row, column])
-                notes.append(f"agent {row + 1}, {goal.readout}: {before:.1f} → {got:.1f} {unit}, asked for {want:.1f}")
-        return done, notes
+        return done, notes + self._told(done, instructions, asked, found, known)
+
+    def _told(
+        self,
+        view: ForecastView,
+        instructions: Sequence[Instruction],
+        asked: Sequence[Goal],
+        found: Controlled,
+        rows: Sequence[int],
+    ) -> list[str]:
+        """What became of requests: the readouts of what is drawn, and why a row did not get what it was asked for."""
+        after, said = self.steer(view).after, list[str]()
+        for row in rows:
+            for column, (one, goal) in enumerate(zip(instructions, asked, strict=True)):
+                unit = {"speed": "m/s", "acceleration": "m/s²", "direction": "°"}[one.feature]
+                before, want = (float(side[row, column]) for side in (found.before, found.target))
+                got = float(after[goal.readout][row])
+                said.append(f"agent {row + 1}, {goal.readout}: {before:.1f} → {got:.1f} {unit}, asked for {want:.1f}")
+            if (outcome := OUTCOMES[int(found.outcome[row])]) != "reached":
+                said.append(f"agent {row + 1}: {_WHY[outcome]}")
+        return said
 
     def _site(self, view: ForecastView) -> str:
         name = view.site or self.site

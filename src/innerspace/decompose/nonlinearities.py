@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -154,10 +155,7 @@ class TopK(Nonlinearity):
 
     def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
         """The largest of each row, positive or not."""
-        best = [_largest_of_each(tile, self.k) for tile in tiles()]
-        pre = torch.cat([values for values, _ in best])
-        offsets = torch.arange(0, pre.numel() + 1, self.k, device=pre.device)
-        return Support(pre.flatten(), torch.cat([latent for _, latent in best]).flatten(), offsets)
+        return _ranked(tiles, partial(_largest_of_each, k=self.k), self.k)
 
     def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
         """The positive part."""
@@ -192,10 +190,7 @@ class GroupMax(Nonlinearity):
 
     def support(self, tiles: Tiles, numbers: Numbers, *, training: bool) -> Support:  # noqa: ARG002
         """The largest of each group, positive or not."""
-        best = [_largest_of_groups(tile, self.k) for tile in tiles()]
-        pre = torch.cat([values for values, _ in best])
-        offsets = torch.arange(0, pre.numel() + 1, self.k, device=pre.device)
-        return Support(pre.flatten(), torch.cat([latent for _, latent in best]).flatten(), offsets)
+        return _ranked(tiles, partial(_largest_of_groups, k=self.k), self.k)
 
     def activate(self, pre: Float[Tensor, "..."], numbers: Numbers) -> Activated:  # noqa: ARG002
         """The positive part."""
@@ -297,6 +292,15 @@ def _places(on: Bool[Tensor, "rows k"]) -> Int[Tensor, "n"]:
     word = on.view(-1).view(torch.int64).nonzero()[:, 0]
     place = on.view(-1, 8).index_select(0, word).view(-1).nonzero()[:, 0]
     return (word << 3).index_select(0, place >> 3).add_(place & 7)
+
+
+def _ranked(tiles: Tiles, largest: Callable[[Tensor], tuple[Tensor, Tensor]], k: int) -> Support:
+    """The ``k`` entries of each row that ``largest`` finds."""
+    # a comprehension would hold a tile while the next one is made
+    best = list(map(largest, tiles()))
+    pre = torch.cat([values for values, _ in best])
+    offsets = torch.arange(0, pre.numel() + 1, k, device=pre.device)
+    return Support(pre.flatten(), torch.cat([latent for _, latent in best]).flatten(), offsets)
 
 
 def _largest_of_each(pre: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from innerspace.jobs.entrants import BY_LABELS
 from innerspace.report.compare import MEASURES, best_of, level_with
 from innerspace.report.numerals import estimate, number, phrase
 
@@ -56,6 +57,12 @@ def remarks(section: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Parts of {_listed(wide)} have several coordinates, those of the others one: by best part and parts "
             "needed they are not compared on equal terms, by bits they are."
+        )
+    told = [one["name"] for one in entrants if one["kind"] == BY_LABELS]
+    if told and len(told) < len(entrants):
+        lines.append(
+            f"Labels were seen by {_listed(told)} alone: those that readability asks for, and, where inputs are "
+            "exchanged by their words, those by which they differ."
         )
     weak = [
         one["name"]

@@ -26,6 +26,9 @@ from innerspace.learn.partitions import independent_partition, principal_partiti
 from innerspace.learn.solve import Method, bootstrap, contrast
 from innerspace.value import Value
 
+BY_LABELS = "by labels"
+"""The kind of what was fitted to labels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Made:
@@ -149,7 +152,7 @@ class Vectors(Entrant):
     @property
     def kind(self) -> str:
         """Directions by labels."""
-        return "by labels"
+        return BY_LABELS
 
     def make(self, materials: Materials) -> list[Made]:
         """Fit one to the opposing classes of every label that has both."""

@@ -16,6 +16,7 @@ from innerspace.harvest.store import DType, Places, Store, write_store
 from innerspace.jobs.job import Run
 from innerspace.jobs.subject import Subject
 from innerspace.language.text import Text
+from innerspace.learn.assembling import Assembling
 from innerspace.learn.callbacks import Bar, Checkpoint, Log
 from innerspace.learn.fit import Callback, Record
 from innerspace.learn.neighbor_distance import mean_distance
@@ -41,7 +42,7 @@ class Finding(Value):
     """How subspaces are sought, how often, and on how many hidden states.
 
     A ``preset`` begins with parts of ``unit`` dimensions and takes ``steps`` steps; without ``merging`` the parts keep
-    their size. ``custom`` settings take its place.
+    their size. ``custom`` settings take its place; those of assembling need the states in memory.
     ``rows`` of a site are learned from, ``held_out`` others judge. ``randoms`` random rotations are the control.
     """
 
@@ -49,7 +50,7 @@ class Finding(Value):
     unit: int = 32
     steps: int = 2000
     merging: bool = True
-    custom: Partitioning | None = None
+    custom: Partitioning | Assembling | None = None
     seeds: int = 3
     rows: int = 200_000
     held_out: int = 20_000
@@ -60,8 +61,10 @@ class Finding(Value):
         """What the page calls the way of learning."""
         return self.preset if self.custom is None else "custom"
 
-    def settings(self, width: int, seed: int) -> Partitioning:
+    def settings(self, width: int, seed: int) -> Partitioning | Assembling:
         """The settings in a space of a width, with the seed of a run."""
+        if isinstance(self.custom, Assembling):
+            return replace(self.custom, seed=seed)
         if self.custom is not None:
             return replace(self.custom, fit=replace(self.custom.fit, seed=seed))
         if self.preset == "paper":
@@ -181,7 +184,7 @@ def training_rows(
                     for record in changes
                 ],
                 "sizes": list(one.what.sizes),
-                "stopped": "no pair asks to be merged" if done else "all steps were taken",
+                "stopped": "all steps were taken" if records and not done else "no pair asks to be merged",
                 "distance_per_dimension": found[LEARNED][place][1],
                 "identity": found["identity"][0][1],
                 "random": random.to_json(),
@@ -201,19 +204,22 @@ def _learn(run: Run, store: Store, site: str, seed: int, finding: Finding, home:
         record: Any = read_json(log)
         return Learned(site, seed, Subspaces.load(path), record["history"], record["seconds"], record["cpu_seconds"])
     settings = finding.settings(len(store.moments(site)[0]), seed)
-    every = max(1, settings.fit.steps // 10)
-    callbacks: list[Callback] = [Checkpoint(snapshot, every), Log(path.with_suffix(".log.jsonl")), Bar(run.console)]
     rows, documents = _rows(store, site)
     cpu = time.process_time()
-    found = find_subspaces(
-        rows,
-        settings,
-        site=site if isinstance(rows, Store) else "",
-        documents=documents if settings.apart else None,
-        home=home,
-        device=device,
-        callbacks=callbacks,
-    )
+    if isinstance(settings, Assembling):
+        found = find_subspaces(_in_memory(rows, site), settings, home=home, device=device)
+    else:
+        every = max(1, settings.fit.steps // 10)
+        callbacks: list[Callback] = [Checkpoint(snapshot, every), Log(path.with_suffix(".log.jsonl")), Bar(run.console)]
+        found = find_subspaces(
+            rows,
+            settings,
+            site=site if isinstance(rows, Store) else "",
+            documents=documents if settings.apart else None,
+            home=home,
+            device=device,
+            callbacks=callbacks,
+        )
     cpu = time.process_time() - cpu
     found.what.eval().save(path)
     record = {"history": found.history, "seconds": found.seconds, "cpu_seconds": cpu}
@@ -228,6 +234,14 @@ def _rows(store: Store, site: str) -> tuple[Tensor | Store, Int[Tensor, "rows"] 
         return store, None
     every = torch.arange(len(store))
     return store.rows(site, every).float(), store.places(every).document
+
+
+def _in_memory(rows: Tensor | Store, site: str) -> Tensor:
+    if isinstance(rows, Store):
+        raise ValueError(
+            f"the {len(rows)} states of {site} do not fit into {IN_MEMORY} bytes: assemble from fewer rows"
+        )
+    return rows
 
 
 def _enough(batches: Iterable[Any], rows: int) -> Iterable[Any]:

@@ -108,4 +108,4 @@ def _prediction(trial: Trial, towards: Towards, name: str, unit: Unit) -> Tensor
     if not len(origin):
         return trial.clean.new_zeros(())
     predicted = what.decode(what.step(codes[origin], towards))
-    return squared(trial.clean[target] - predicted, unit, trial.variance)
+    return squared(trial.clean[target], predicted, unit, trial.variance)

@@ -231,7 +231,7 @@ def fit_together(
     """
     began = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(retained())
+        retain = stack.enter_context(retained())
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         torch.manual_seed(config.seed)
         loop = Loop(students, trials, config, callbacks)
@@ -242,6 +242,10 @@ def fit_together(
             callback.resume(loop)
         for callback in callbacks:
             stack.enter_context(callback.during(loop))
+        if not loop.over:
+            # makes what the optimizers keep
+            _step(loop, callbacks)
+        retain()
         while not loop.over:
             _step(loop, callbacks)
     return loop, time.perf_counter() - began

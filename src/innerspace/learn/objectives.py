@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from innerspace.decompose.autoencoder import SparseAutoencoder
 from innerspace.decompose.base import AnyCode
@@ -56,7 +57,7 @@ class Reconstruction(Term):
 
     def __call__(self, trial: Trial) -> Float[Tensor, ""]:
         """E‖x − x̂‖² / E‖x − x̄‖², in the default unit."""
-        return self.coefficient * squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
+        return self.coefficient * squared(trial.clean, trial.reconstruction, self.unit, trial.variance)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class NestedReconstruction(Term):
         if not what.form.prefixes:
             raise ValueError(f"{self.name} needs a dictionary whose form has prefixes")
         errors = [
-            squared(trial.clean - what.decode(_before(trial.code, prefix)), self.unit, trial.variance)
+            squared(trial.clean, what.decode(_before(trial.code, prefix)), self.unit, trial.variance)
             for prefix in what.form.prefixes
         ]
         return self.coefficient * torch.stack(errors).mean()
@@ -106,7 +107,7 @@ class GateReconstruction(Term):
             raise ValueError(f"{self.name} judges a sparse autoencoder, not a {type(what).__name__}")
         gate = pre.replace(pre.values.relu()) if isinstance(pre, Sparse) else pre.relu()
         reconstruction = trial.of_rows(what.decode_held(gate))
-        return self.coefficient * squared(trial.clean - reconstruction, self.unit, trial.variance)
+        return self.coefficient * squared(trial.clean, reconstruction, self.unit, trial.variance)
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ class AuxK(Term):
         # to wait for the number of dead latents costs less than to treat all latents as if they might be
         dead = (what.silent >= self.after).nonzero().flatten()
         if not len(dead):
-            return self.coefficient * squared(left, "variance", trial.variance)
+            return self.coefficient * squared(left, torch.zeros_like(left), "variance", trial.variance)
         written = weighted_sum(what.largest_among(trial.clean, dead, self.k), what.directions[dead])
-        return self.coefficient * squared(left - written, "variance", trial.variance)
+        return self.coefficient * squared(left, written, "variance", trial.variance)
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Downstream(Term):
         for site, weight in zip(self.sites, self.weights or (1.0,) * len(self.sites), strict=True):
             clean, other = passes.rows(site)
             variance = passes.variance(site) if self.unit == "variance" else None
-            total = total + weight * squared((clean - other).to(total), self.unit, variance)
+            total = total + weight * squared(clean.to(total), other.to(total), self.unit, variance)
         return self.coefficient / len(self.sites) * total
 
 
@@ -250,18 +251,21 @@ class Balanced(Term):
 
     def __call__(self, trial: Trial) -> Float[Tensor, ""]:
         """½ (MSE + [MSE / KL] · KL)."""
-        error = squared(trial.clean - trial.reconstruction, self.unit, trial.variance)
+        error = squared(trial.clean, trial.reconstruction, self.unit, trial.variance)
         divergence = _passes(trial, self.name).divergence()
         return 0.5 * (error + (error / (divergence + 1e-8)).detach() * divergence)
 
 
-def squared(error: Float[Tensor, "*rows d"], unit: Unit, variance: Tensor | None) -> Float[Tensor, ""]:
+def squared(
+    rows: Float[Tensor, "*rows d"], found: Float[Tensor, "*rows d"], unit: Unit, variance: Tensor | None
+) -> Float[Tensor, ""]:
     """The mean over rows of squared errors, in a unit; the variance may be None where it is not that."""
-    total = error.square().sum(-1).mean()
+    # in one operation, so that neither pass keeps or makes more than one array of that size
+    total = F.mse_loss(found, rows, reduction="sum") / (rows.numel() // rows.shape[-1])
     if unit == "variance":
         assert variance is not None
         return total / variance
-    return total / error.shape[-1] if unit == "mean" else total
+    return total / rows.shape[-1] if unit == "mean" else total
 
 
 def _before(code: AnyCode, prefix: int) -> Tensor | Sparse:

@@ -6,8 +6,7 @@ back in the form it came in, a tensor or a tuple that begins with one.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -15,7 +14,6 @@ from torch.utils.hooks import RemovableHandle
 from innerspace.network.site import Site
 from innerspace.network.trace import Intervention, Visit
 
-_Interventions = Sequence[Intervention]
 _Arguments = tuple[Any, ...]
 
 
@@ -49,51 +47,93 @@ def attached(
         Unvisited: at the end, if a site never came up; an exception of the pass itself takes precedence.
         Revisited: during the pass, if a site without ``call`` comes up again.
     """
-    counts = dict.fromkeys(plan, 0)
-    # what a call for an annotation or a typed container takes is a good part of what a pass takes here
-    seen: set[Site] = set()
-    changes: dict[Site, Tensor] = {}
-
-    def handle(site: Site, interventions: _Interventions, hidden: Tensor) -> Tensor:
-        call = counts[site]
-        counts[site] = call + 1
-        if site.call is not None and call != site.call:
-            return hidden
-        if call and site.call is None and not repeat:
-            raise Revisited(
-                f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
-                f"with Site(call=…), or use Model.under, which edits every call"
-            )
-        occasion, before = visit(site, hidden.shape[:-1]), hidden
-        for intervention in interventions:
-            hidden = intervention(hidden, occasion)
-        if site.around is not None and hidden is not before:
-            changes[site] = hidden - before
-        seen.add(site)
-        if stop and len(seen) == len(plan):
-            raise Stopped
-        return hidden
-
-    def carry(site: Site, written: Tensor) -> Tensor:
-        return written + changes.pop(site) if site in changes else written
-
+    places = [_Place(site, interventions, visit, repeat) for site, interventions in plan.items()]
+    around = [place for place in places if place.site.around is not None]
+    last = _Last(len(places)) if stop else None
     handles: list[RemovableHandle] = []
     try:
-        for site, interventions in plan.items():
-            handles.append(_register(find(site.module), site.io, partial(handle, site, interventions)))
-        for site in plan:
+        for place in places:
+            place.last = last
+            hooked = place.before if place.site.io == "input" else place.after
+            handles.append(_register(find(place.site.module), place.site.io, hooked))
+        for place in around:
             # behind the hooks of all sites: what the way around carries is not what the module gave
-            if site.around is not None:
-                handles.append(_register(find(site.around), "output", partial(carry, site)))
+            handles.append(_register(find(place.site.around or ""), "output", place.beside))
         yield
     finally:
         for entry in handles:
             entry.remove()
-    if missing := [site for site in plan if site not in seen]:
-        raise Unvisited(
-            f"site {missing[0].name!r} ({missing[0].module}) never came up in the pass: its module was not called "
-            f"(an unused branch, a fused kernel, a compiled graph, or call={missing[0].call} beyond the last)"
-        )
+    for place in places:
+        if not place.seen:
+            raise Unvisited(
+                f"site {place.site.name!r} ({place.site.module}) never came up in the pass: its module was not called "
+                f"(an unused branch, a fused kernel, a compiled graph, or call={place.site.call} beyond the last)"
+            )
+
+
+class _Last:
+    """How many sites are still to be seen, where a pass ends behind the last of them."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+@final
+class _Place:
+    """A site in one pass: what is done there, whether it came up, and what was written to it."""
+
+    # a pass through a small network takes no longer than a few calls: nothing is looked up here that can be kept
+    __slots__ = ("change", "count", "interventions", "last", "repeat", "seen", "site", "visit")
+
+    def __init__(
+        self,
+        site: Site,
+        interventions: Sequence[Intervention],
+        visit: Callable[[Site, tuple[int, ...]], Visit],
+        repeat: bool,
+    ) -> None:
+        self.site, self.interventions, self.visit, self.repeat = site, interventions, visit, repeat
+        self.count, self.seen = 0, False
+        self.last: _Last | None = None
+        self.change: Tensor | None = None
+
+    def before(self, _: nn.Module, arguments: _Arguments) -> _Arguments:
+        return (self.edited(arguments[0]), *arguments[1:])
+
+    def after(self, _: nn.Module, __: _Arguments, output: Any) -> Any:
+        return (self.edited(output[0]), *output[1:]) if isinstance(output, tuple) else self.edited(output)
+
+    def beside(self, _: nn.Module, __: _Arguments, output: Any) -> Any:
+        change, self.change = self.change, None
+        if change is None:
+            return output
+        return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
+
+    def edited(self, hidden: Tensor) -> Tensor:
+        site, call = self.site, self.count
+        self.count = call + 1
+        if site.call is not None:
+            if call != site.call:
+                return hidden
+        elif call and not self.repeat:
+            raise Revisited(
+                f"site {site.name!r} ({site.module}) came up more than once in one pass; say which call is meant "
+                f"with Site(call=…), or use Model.under, which edits every call"
+            )
+        occasion, before = self.visit(site, hidden.shape[:-1]), hidden
+        for intervention in self.interventions:
+            hidden = intervention(hidden, occasion)
+        if site.around is not None and hidden is not before:
+            self.change = hidden - before
+        if not self.seen:
+            self.seen = True
+            if self.last is not None:
+                self.last.left -= 1
+        if self.last is not None and not self.last.left:
+            raise Stopped
+        return hidden
 
 
 @contextmanager
@@ -113,17 +153,5 @@ def bypassed(module: nn.Module, paths: Sequence[str], result: object) -> Generat
                 part.forward = own
 
 
-def _register(module: nn.Module, io: str, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    if io == "input":
-
-        def before(_: nn.Module, arguments: _Arguments) -> _Arguments:
-            return (edit(arguments[0]), *arguments[1:])
-
-        return module.register_forward_pre_hook(before)
-
-    def after(_: nn.Module, __: _Arguments, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (edit(output[0]), *output[1:])
-        return edit(output)
-
-    return module.register_forward_hook(after)
+def _register(module: nn.Module, io: str, hook: Callable[..., Any]) -> RemovableHandle:
+    return module.register_forward_pre_hook(hook) if io == "input" else module.register_forward_hook(hook)

@@ -29,6 +29,10 @@ class Site(Value):
     call: int | None = None
     around: str | None = None
 
+    def __hash__(self) -> int:
+        # of a text it is known already; that of all fields would be found anew several times in every pass
+        return hash(self.name)
+
     def __str__(self) -> str:
         run = "" if self.call is None else f", call {self.call}"
         return f"{self.name}: {self.io} of {self.module}{run}, [{self.axes}] of width {self.width}"

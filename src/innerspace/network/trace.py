@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -18,9 +18,9 @@ class Trace:
     a trace that is compared with several others.
     """
 
-    output: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    hidden: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    memo: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    output: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+    memo: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         parts = {"output": self.output, "hidden": self.hidden}
@@ -28,8 +28,7 @@ class Trace:
         return f"Trace({'; '.join(told) or 'empty'})"
 
 
-@dataclass(frozen=True, eq=False)
-class Visit:
+class Visit(NamedTuple):
     """The occasion on which an intervention sees a hidden state: where, in which batch, and what is padding there.
 
     ``valid()`` gives the positions that are no padding, or None where nothing is padded. ``start`` counts the tokens

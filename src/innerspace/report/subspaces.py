@@ -60,11 +60,14 @@ def subspace_training(report: Mapping[str, Any], palette: Palette, note: str) ->
     key = tuple((f"line {palette[kind]}", kind) for kind in kinds)
     if any(run.get("held_out") for run in runs):
         key += (("line null", "held-out rows"),)
-    figure = Figure(caption, tuple(_curve(site, own, palette) for site, own in sites.items()), key=key)
+    # what is assembled has no steps
+    curves = tuple(_curve(site, own, palette) for site, own in sites.items() if any(run["steps"] for run in own))
+    figure = Figure(caption, curves, key=key)
     bars = partition_bars([(_words(run), run["sizes"]) for run in runs])
     partitions = Figure("The parts at the end, as wide as they have dimensions.", (Panel("", bars),))
     lead = "How did the partitions come about, and when did learning find that parts belong together?"
-    return Section("subspace-training", "Training of subspaces", lead, (figure, partitions, _run_table(runs, palette)))
+    blocks = (figure, partitions, _run_table(runs, palette)) if curves else (partitions, _run_table(runs, palette))
+    return Section("subspace-training", "Training of subspaces", lead, blocks)
 
 
 def dependence(report: Mapping[str, Any], palette: Palette, note: str) -> Section:  # noqa: ARG001
