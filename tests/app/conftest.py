@@ -55,9 +55,9 @@ def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Pat
         online_epochs=0,
         seeds=1,
     )
-    place = tmp_path_factory.mktemp("served") / "tiny"
-    execute(job, place, Console(file=StringIO()))
-    return place
+    made = tmp_path_factory.mktemp("served") / "tiny"
+    execute(job, made, Console(file=StringIO()))
+    return made
 
 
 @pytest.fixture(scope="package")

@@ -59,8 +59,8 @@ def told(page: Any, key: str) -> str:
     return str(page.locator(f"#{key}-notes").inner_text())
 
 
-def fill(page: Any, place: str, text: str) -> None:
-    page.locator(f"{place} :is(textarea, input)").first.fill(text)
+def fill(page: Any, box: str, text: str) -> None:
+    page.locator(f"{box} :is(textarea, input)").first.fill(text)
     page.keyboard.press("Enter")
 
 
@@ -111,9 +111,10 @@ def test_a_latent_is_found_by_a_text_and_by_its_explanation(page: Any, served: t
     found = served[0].tabs[1].latents.search(LatentsView(LOCAL, "text", "w3 w10 w31"))
     assert f"local · latent {found[0].latent}" in page.locator("#latents-shown h3").first.inner_text()
     assert page.locator("#latents-found label").count() == len(found)
-    # the next one is chosen by the arrow key
+    # the next one is chosen by keys
     page.locator("#latents-found input").first.focus()
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
     page.wait_for_function("latent => window.location.search.includes(`latents.latent=${latent}`)", arg=found[1].latent)
     page.get_by_label("explained by words").check()
     fill(page, "#latents-text", "seven")
@@ -140,7 +141,7 @@ def test_a_subspace_is_queried_and_exchanged(page: Any, served: tuple[Any, str])
 
 
 @pytest.mark.parametrize(
-    ("key", "place", "text", "said"),
+    ("key", "box", "text", "said"),
     [
         ("language", "#prompt", "w1 hello", "knows no token for 'hello'"),
         ("language", "#prompt", " ", "the text is empty"),
@@ -150,13 +151,13 @@ def test_a_subspace_is_queried_and_exchanged(page: Any, served: tuple[Any, str])
         ("subspaces", "#subspaces-other", "hello", "knows no token for 'hello'"),
     ],
 )
-def test_a_wrong_input_is_told(page: Any, served: tuple[Any, str], key: str, place: str, text: str, said: str) -> None:
+def test_a_wrong_input_is_told(page: Any, served: tuple[Any, str], key: str, box: str, text: str, said: str) -> None:
     opened(page, served, key)
-    before = page.locator(f"#{key}-shown").inner_html()
-    fill(page, place, text)
+    before = page.locator(f"#{key}-shown").inner_text()
+    fill(page, box, text)
     assert said in told(page, key)
     # what was shown stays
-    assert page.locator(f"#{key}-shown").inner_html() == before
+    assert page.locator(f"#{key}-shown").inner_text() == before
 
 
 @pytest.mark.parametrize(

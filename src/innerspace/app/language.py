@@ -30,7 +30,8 @@ TEXTS = "texts"
 NEW, CHANGES = 60, 8
 """How many tokens may follow, and how many changes are listed either way."""
 
-_KEPT = 64
+_KEPT, _LEAST = 64, 1e-4
+"""How many continuations are remembered, and the least change of a probability that is listed."""
 
 
 @dataclass(frozen=True)
@@ -312,11 +313,11 @@ def continued(
 
 
 def most_changed(before: Float[Tensor, "n"], after: Float[Tensor, "n"], count: int) -> list[int]:
-    """The tokens of the largest gains, the largest first, then those of the largest losses; none that stays."""
+    """The tokens of the largest gains, the largest first, then those of the largest losses; none that hardly moves."""
     change = (after - before).double()
     order = change.argsort(descending=True, stable=True).tolist()
-    gains = [token for token in order[:count] if change[token] > 0]
-    return gains + [token for token in reversed(order[-count:]) if change[token] < 0]
+    gains = [token for token in order[:count] if change[token] > _LEAST]
+    return gains + [token for token in reversed(order[-count:]) if change[token] < -_LEAST]
 
 
 def strongest(what: Decomposition, states: Float[Tensor, "n d"]) -> int:

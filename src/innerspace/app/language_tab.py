@@ -67,7 +67,7 @@ class _Panel:
         names = [*choices([*found.dictionaries, *found.partitions]), ("from one text to another", TEXTS)]
         with gr.Column(elem_classes="asking"):
             self.prompt = gr.Textbox(
-                label="Prompt", lines=2, max_length=LETTERS + 200, submit_btn="Read", elem_id="prompt"
+                label="Prompt", max_lines=6, max_length=LETTERS + 200, submit_btn="Read", elem_id="prompt"
             )
             with gr.Row(elem_classes="choosers"):
                 self.what = gr.Dropdown(names, label="Latents, parts or a direction", scale=3, min_width=180)
@@ -100,7 +100,7 @@ class _Panel:
             event = box.submit if isinstance(box, gr.Textbox) else box.input
             event(self._settle, self.controls, every, api_visibility="private", **quick)
         for slider in (self.amount, self.new):
-            slider.release(self._draw, self.controls, drawn, api_visibility="private", **quick)
+            slider.input(self._draw, self.controls, drawn, api_visibility="private", **quick)
         self.what.input(self._another, self.controls, every, api_visibility="private", **quick)
 
     def _view(self, *values: Any) -> LanguageView:

@@ -5,6 +5,8 @@ from html import escape
 from typing import Any
 
 from innerspace.app.exports import links
+from innerspace.app.language import LanguageView
+from innerspace.app.language_drawings import KEY as LANGUAGE
 from innerspace.app.latents import Latents, LatentsView
 from innerspace.app.palette import file_style
 from innerspace.app.strips import Picture, Strip, plain_token, strip, token
@@ -34,7 +36,11 @@ def draw(latents: Latents, view: LatentsView) -> str:
     if beside:
         beside = f'<h3>Nearest in the other dictionaries of this site and seed</h3><div class="features">{beside}</div>'
     notes = " ".join([shown.counted, *(f"{words[:1].upper()}{words[1:]}." for words in shown.missing)])
-    return f'{first}{beside}<p class="quiet">{escape(notes)}</p>{links(view, KEY)}{view.mark(KEY)}'
+    steered = ""
+    if latents.studied.is_text:
+        query = LanguageView(what=view.dictionary, part=view.latent).query(LANGUAGE)
+        steered = f'<p class="links"><a href="?tab={LANGUAGE}&amp;{escape(query)}">Steer along this latent</a></p>'
+    return f'{first}{steered}{beside}<p class="quiet">{escape(notes)}</p>{links(view, KEY)}{view.mark(KEY)}'
 
 
 def picture(latents: Latents, view: LatentsView) -> str:

@@ -13,7 +13,7 @@ from innerspace.app.exports import routes
 from innerspace.app.held import Held
 from innerspace.app.latents import Latents, LatentsView
 from innerspace.app.latents_drawings import KEY, code, draw, picture
-from innerspace.app.studied import DICTIONARIES, LETTERS, choices, data_of, studied
+from innerspace.app.studied import DICTIONARIES, LETTERS, WAITING, choices, data_of, studied
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
 from innerspace.jobs.text import TextData
 
@@ -87,7 +87,7 @@ class _Panel:
                 self.latent = gr.Number(label="Latent", precision=0, elem_id="latent")
             with gr.Column(scale=8, min_width=320):
                 self.notes = panel("latents-notes")
-                self.shown = panel("latents-shown")
+                self.shown = panel("latents-shown", WAITING)
         self._wire(shell)
 
     @property

@@ -39,6 +39,9 @@ DICTIONARIES = "it needs dictionaries; innerspace run stories-pareto or words-in
 SUBSPACES = "it needs subspaces and held-out states; innerspace run subspaces-stories or innerspace demo makes some"
 """What a tab says of a run without what it shows, with the command that makes it."""
 
+WAITING = '<p class="quiet">Reading what was held out …</p>'
+"""What is shown until there is something to show."""
+
 SEQUENCES, AGENTS = 64, 400
 """How much of what was held out is looked through: sequences of text, or agents."""
 

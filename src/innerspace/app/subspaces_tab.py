@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from innerspace.app.exports import routes
 from innerspace.app.held import Held
-from innerspace.app.studied import LETTERS, SUBSPACES, choices, data_of, studied
+from innerspace.app.studied import LETTERS, SUBSPACES, WAITING, choices, data_of, studied
 from innerspace.app.subspaces import Partitions, SubspacesView
 from innerspace.app.subspaces_drawings import KEY, code, draw, picture
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
@@ -92,7 +92,7 @@ class _Panel:
                     elem_id="other-agent",
                 )
         self.notes = panel("subspaces-notes")
-        self.shown = panel("subspaces-shown")
+        self.shown = panel("subspaces-shown", WAITING)
         self._wire(shell)
 
     @property
@@ -108,7 +108,7 @@ class _Panel:
         for box in (self.part, self.agent):
             box.input(self._draw, self.controls, drawn, api_visibility="private", **quick)
         self.cosine.input(self._draw, self.controls, drawn, api_visibility="private", **quick)
-        self.text.submit(self._draw, self.controls, drawn, api_name="subspaces", **quick)
+        self.text.submit(self._renew, self.controls, every, api_name="subspaces", **quick)
         self.other.submit(self._draw, self.controls, drawn, api_visibility="private", **quick)
         self.query.input(self._choose, self.controls, every, api_visibility="private", **quick)
         self.partition.input(self._another, self.controls, every, api_visibility="private", **quick)
@@ -133,6 +133,13 @@ class _Panel:
             return draw(self._partitions, self._view(*values)), ""
         except FAILURES as error:
             return gr.skip(), message(str(error))
+
+    def _renew(self, *values: Any) -> tuple[Any, ...]:
+        """A text as the query in place of a held-out state, or that again where the text is gone."""
+        try:
+            return self._all(self._partitions.opening(self._view(*values)), "")
+        except FAILURES as error:
+            return self._nothing(error)
 
     def _choose(self, *values: Any) -> tuple[Any, ...]:
         """A held-out state as the query, in place of a text."""
