@@ -1,5 +1,6 @@
 """A finished run of Words in motion with vectors and little else, and its workbench as a server, once for all."""
 
+import asyncio
 import gc
 import importlib.util
 import shutil
@@ -27,18 +28,26 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gradio leaves event loops and sockets of its own to the collector of garbage, which tells whoever runs then."""
+    """Within this folder gradio may leave event loops and sockets to the collector of garbage."""
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
 
 
+def _close_idle_loops() -> None:
+    """Close what gradio opens and leaves: when it is collected, that is told in the midst of some other test."""
+    gc.collect()
+    for thing in gc.get_objects():
+        # an instance of a proxy would be asked what it is
+        if issubclass(type(thing), asyncio.BaseEventLoop) and not thing.is_running():
+            thing.close()
+
+
 @pytest.fixture(scope="package", autouse=True)
 def _swept() -> Iterator[None]:
     yield
-    # what a browser leaves behind should not be collected in the midst of another test
-    gc.collect()
+    _close_idle_loops()
 
 
 @pytest.fixture(scope="package")
@@ -70,11 +79,8 @@ def workbench(folder: Path) -> Iterator[tuple[Any, str]]:
     from innerspace.app.page import Workbench
 
     bench = Workbench(Held.open(folder))
-    address = bench.start(port=0)
-    gc.collect()
-    yield bench, address
+    yield bench, bench.start(port=0)
     bench.stop()
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_many_at_once_get_what_each_would_alone(folder: Path, forecasts: Forecas
         replace(
             STEERED, scene=i % 5, agents=(i % 2,), site=("", "agent.0")[i % 3 == 0], tau=(("speed", 0.02 * (i - 10)),)
         )
-        for i in range(40)
+        for i in range(30)
     ]
     alone = [forecasts.steer(view).steered.trajectory for view in views]
     # nothing is kept from before

@@ -20,7 +20,7 @@ from innerspace.app.held import Held
 from innerspace.app.serve import prepare, serve
 from innerspace.cli import main
 
-USERS, EACH = 20, 6
+USERS, EACH = 20, 3
 
 
 @pytest.fixture(scope="module")

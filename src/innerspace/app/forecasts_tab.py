@@ -153,7 +153,7 @@ class _Panel:
         """Another scene or other vectors: what no longer fits begins anew."""
         try:
             view = self._view(*values)
-            if view.scene >= len(next(s for s in self._forecasts.sets if s.title == (view.scenes or s.title)).scenes):
+            if view.scene >= len(self._forecasts.set_of(replace(view, scene=0)).scenes):
                 view = replace(view, scene=0)
             count = len(self._forecasts.set_of(view).scenes[view.scene].target)
             agents = tuple(agent for agent in view.agents if agent < count) or (0,)
