@@ -112,7 +112,9 @@ class Picture:
                 self._box(x, self._y, width, ROW - 4, f'fill="{color}" fill-opacity="{heat:.2f}"')
             if i == shown.mark:
                 self._box(x, self._y, width, ROW - 4, f'fill="none" stroke="{LIGHT["ink"]}"')
-            self._text(x, self._y + 15, text, f'font-size="13.6" font-family="monospace" fill="{LIGHT["ink"]}"')
+            # whatever font there is, a token is as wide as its box
+            look = f'font-size="13.6" style="font-family:monospace" textLength="{width:g}" fill="{LIGHT["ink"]}"'
+            self._text(x, self._y + 15, text, f'{look} lengthAdjust="spacingAndGlyphs"')
             x += width
         self._y += ROW + 6
 
