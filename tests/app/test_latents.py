@@ -101,6 +101,13 @@ def test_a_page_tells_what_the_codes_say(latents: Latents) -> None:
     assert max(example["values"]) == pytest.approx(entry["max"], rel=1e-4)
 
 
+def test_a_latent_that_is_never_on_says_so(driven: Latents) -> None:
+    found = ((one.name, driven.density(one.name)) for one in driven.dictionaries)
+    name, latent = next((name, int(rate.argmin())) for name, rate in found if rate.min() == 0)
+    shown = draw(driven, LatentsView(name, latent=latent))
+    assert "never on at the steps of agents that were held out" in shown
+
+
 def test_explanations_are_searched_where_there_are_any(latents: Latents, driven: Latents) -> None:
     (found,) = latents.search(LatentsView(LOCAL, "explanation", "Seven"))
     assert (found.latent, found.words) == (3, SAID)

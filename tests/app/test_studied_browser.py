@@ -51,7 +51,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def opened(page: Any, served: tuple[Any, str], key: str, query: str = "") -> None:
     page.goto(f"{served[1]}?tab={key}&{query}")
-    page.locator(f"#{key}-shown .links").wait_for()
+    page.locator(f"#{key}-shown [data-png]").wait_for()
 
 
 def told(page: Any, key: str) -> str:
@@ -76,7 +76,7 @@ def test_the_tabs_open_and_nothing_leaves(browser: Any, served: tuple[Any, str],
         page.goto(address)
         for tab in bench.tabs:
             page.get_by_role("tab", name=tab.title).click()
-            page.locator(f"#{tab.key}-shown .links").wait_for()
+            page.locator(f"#{tab.key}-shown [data-png]").wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.locator("svg[role=img]:not([aria-label])").count() == 0
         assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
@@ -96,7 +96,7 @@ def test_a_prompt_is_steered_and_goes_on_otherwise(page: Any, served: tuple[Any,
     assert page.locator("#language-shown .changes tbody tr").count() > 3
     steered = panes.nth(1).inner_text()
     page.reload()
-    page.locator("#language-shown .links").wait_for()
+    page.locator("#language-shown [data-png]").wait_for()
     assert page.locator(".panes .strip").nth(1).inner_text() == steered
     page.get_by_label("clamp").check()
     page.wait_for_function("window.location.search.includes('language.way=clamp')")

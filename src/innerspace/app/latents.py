@@ -15,6 +15,7 @@ from innerspace.app.studied import Saved, Studied
 from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.interventions import Read
 from innerspace.jobs.features import Member, features_section
+from innerspace.jobs.vectors import SEQUENTIAL
 from innerspace.language.causal_lm import CausalLM
 from innerspace.measure.activations import Selection, frequencies
 from innerspace.measure.direct_path import DirectPath
@@ -97,7 +98,9 @@ class Latents:
         Raises:
             ValueError: for a search that finds nothing.
         """
-        view = replace(view, dictionary=view.dictionary or self.dictionaries[0].name)
+        # what reads several tokens together has no latents of single ones
+        able = [one.name for one in self.dictionaries if one.kind not in SEQUENTIAL] or [self.dictionaries[0].name]
+        view = replace(view, dictionary=view.dictionary or able[0])
         if view.latent >= 0 or view.by == "similarity":
             return replace(view, latent=max(view.latent, 0))
         return replace(view, latent=self.search(view)[0].latent)
@@ -118,8 +121,12 @@ class Latents:
         return self.studied.rowwise(name).latents
 
     def density(self, name: str) -> Float[Tensor, "k"]:
-        """At which share of what was held out each latent is on; found once for all dictionaries of a site."""
-        self.studied.run.require()
+        """At which share of what was held out each latent is on; found once for all dictionaries of a site.
+
+        Raises:
+            ValueError: for a dictionary that there is not, or that reads several tokens together.
+        """
+        self.studied.rowwise(name)
         with self._lock:
             if name not in self._density:
                 site = self.saved(name).site

@@ -1,7 +1,7 @@
 """What a run studied: its network, the data that it held out, and the dictionaries and subspaces in its folder."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -265,20 +265,19 @@ def code_imports(run: Held) -> str:
     return "from innerspace.motion.forecasters.known import load_model"
 
 
-def _saved(folder: Path, model: Model, site_of: Any) -> list[Saved]:
-    """What lies in a folder, in the order of names; files of no site of this model are left out."""
+def _saved(folder: Path, model: Model, site_of: Callable[[str], str]) -> list[Saved]:
+    """What lies in a folder, by site, seed and kind, local ones first; files of no site of this model are left out."""
     found = list[Saved]()
     for path in sorted(folder.glob("*.safetensors")):
         site, (kind, _, seed) = site_of(path.stem), path.stem.rpartition("-")
         if site in model.sites and seed.isascii() and seed.isdigit():
             kind = "parts" if kind == site else kind.removeprefix(f"{site}-")
             found.append(Saved(path.stem, site, kind, int(seed), path))
-    return sorted(found, key=lambda one: (one.site, one.seed, _rank(one.kind), one.kind.partition("-")[0], one.kind))
 
+    def order(one: Saved) -> tuple[str, int, bool, str, str]:
+        return one.site, one.seed, not one.kind.startswith("local"), one.kind.partition("-")[0], one.kind
 
-def _rank(kind: str) -> int:
-    """Local training first, then others, those that go on from others last."""
-    return 0 if kind.startswith("local") else 1
+    return sorted(found, key=order)
 
 
 def choices(saved: Sequence[Saved]) -> list[tuple[str, str]]:
