@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,17 @@ def test_a_page_tells_what_the_codes_say(latents: Latents) -> None:
     assert max(example["values"]) == pytest.approx(entry["max"], rel=1e-4)
 
 
-def test_a_latent_that_is_never_on_says_so(driven: Latents) -> None:
-    found = ((one.name, driven.density(one.name)) for one in driven.dictionaries)
-    name, latent = next((name, int(rate.argmin())) for name, rate in found if rate.min() == 0)
-    shown = draw(driven, LatentsView(name, latent=latent))
-    assert "never on at the steps of agents that were held out" in shown
+def test_a_latent_that_is_never_on_says_so(language_run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(language_run, own)
+    what = Dictionary.load(own / "dictionaries" / f"{LOCAL}.safetensors")
+    with torch.no_grad():
+        what.encoder_bias[5] = -1e6
+    what.save(own / "dictionaries" / f"{LOCAL}.safetensors")
+    latents = Latents(Studied(Held.open(own)))
+    assert latents.density(LOCAL)[5] == 0
+    assert "never on at the tokens that were held out" in draw(latents, LatentsView(LOCAL, latent=5))
+    assert all(one.latent != 5 for one in latents.search(LatentsView(LOCAL, "density", density=0.01)))
 
 
 def test_explanations_are_searched_where_there_are_any(latents: Latents, driven: Latents) -> None:
