@@ -90,8 +90,15 @@ def test_parts_of_a_hidden_space_are_exchanged() -> None:
     assert found["moved"].shape == (64, 16, 100)
 
 
+def test_circuits_are_found_and_latents_explained() -> None:
+    found = run_example(4)
+    assert len(found["circuit"].nodes) == 16
+    assert found["circuit"].edges
+    assert [one.latent for one in found["found"].explained] == [3, 17, 42]
+
+
 def test_there_is_no_other_example() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_flags_of_the_readme_exist() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from innerspace.decompose.base import Home
 from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, Nonlinearity, ReLU, TopK
-from innerspace.interop.neuronpedia import Explanation, read_explanations, write
+from innerspace.interop.neuronpedia import Explanation, read_explanations, write, write_explanations
 from innerspace.interop.places import Source
 from innerspace.interop.saebench import ForSAEBench
 from innerspace.language.causal_lm import CausalLM
@@ -64,6 +64,19 @@ def test_a_batch_of_features_holds_what_was_measured(tmp_path: Path) -> None:
     # the keys of a feature in a batch of theirs
     assert {"neuron_alignment_indices", "correlated_features_pearson", "logits_hist_data_bar_values"} <= {*entry}
     assert (entry["dataset"], entry["n_prompts_total"], entry["n_tokens_in_prompt"]) == ("toy", 3, 9)
+
+
+def test_explanations_go_out_and_come_back(tmp_path: Path) -> None:
+    said = [Explanation(7, "token “ she” or “↵”", "rules"), Explanation(12, 'says "no"\nor yes', "")]
+    path = tmp_path / "explanations.jsonl"
+    write_explanations(path, Source("tiny", "resid.3"), said, name="res-x")
+    assert read_explanations(path) == said
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    assert (first["modelId"], first["layer"], first["index"]) == ("tiny", "3-res-x", "7")
+    with pytest.raises(ValueError, match="no explanation to write"):
+        write_explanations(path, Source("tiny", "resid.3"), [], name="x")
+    with pytest.raises(ValueError, match="'final' is the site of no layer"):
+        write_explanations(path, Source("tiny", "final"), said, name="x")
 
 
 def test_what_is_no_page_of_text_is_refused(tmp_path: Path) -> None:

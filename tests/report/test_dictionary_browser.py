@@ -22,6 +22,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     report = mock_dictionaries()
     report["features"]["entries"][0]["bands"][0]["examples"][0]["tokens"][3] = EVIL
+    report["features"]["entries"][3] |= {"explanation": f"token “zebra” {EVIL}", "judged": "detection 0.91"}
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(render(report), encoding="utf-8")
     return file.as_uri()
@@ -161,6 +162,16 @@ def test_a_deep_link_opens_its_feature_with_every_number(page: "sync_api.Page", 
     assert links.count() == len(one["neighbors"]) + len(one["similar"])
     links.first.click()
     page.locator("#browser-leaf h3").filter(has_text="feature 7").wait_for()
+
+
+def test_an_explanation_stands_with_its_feature_and_is_found(page: "sync_api.Page") -> None:
+    page.locator("#browser-search").fill("zebra")
+    assert page.locator("#browser-list [role=option]").count() == 1
+    assert page.locator("#browser-list em").inner_text().startswith("token “zebra”")
+    leaf = page.locator("#browser-leaf")
+    assert leaf.locator(".said").inner_text() == f"token “zebra” {EVIL}"
+    assert leaf.locator(".numbers").first.inner_text() == "detection 0.91"
+    assert leaf.locator("img").count() == 0
 
 
 def test_the_legend_hides_runs_and_pointing_lights_one(page: "sync_api.Page") -> None:

@@ -1,6 +1,7 @@
 """What the tab on language shows and gives away: both continuations, the next token's changes, code for the same."""
 
 from html import escape
+from pathlib import Path
 
 from innerspace.app.exports import links
 from innerspace.app.language import TEXTS, Language, LanguageView, Told
@@ -117,12 +118,12 @@ Path("language.json").write_text(json.dumps({{"unsteered": clean, "steered": ste
 def code(language: Language, view: LanguageView) -> str:
     """A program that writes both continuations and the largest changes to ``language.json``."""
     told, studied = language.tell(view), language.studied
-    tokenizer, names, along = studied.tokenizer, dict[str, str](), ""
+    tokenizer, names, along = studied.tokenizer, dict[str, Path](), ""
     if view.what == TEXTS:
         along = _FROM_TEXTS.format(toward=language.ids(view.toward), away=language.ids(view.away))
     else:
         saved = next(one for one in (*studied.dictionaries, *studied.partitions) if one.name == view.what)
-        names["what"] = f"{saved.file.parent.name}/{saved.file.name}"
+        names["what"] = saved.file
     return _CODE.format(
         headline=headline(view, told).replace("\\", "").replace('"', ""),
         imports=code_imports(studied.run),

@@ -13,9 +13,8 @@ from innerspace.app.exports import routes
 from innerspace.app.held import Held
 from innerspace.app.language import NEW, TEXTS, Language, LanguageView, Way
 from innerspace.app.language_drawings import KEY, code, draw, picture
-from innerspace.app.studied import LANGUAGE, LETTERS, choices, data_of, studied
+from innerspace.app.studied import LANGUAGE, LETTERS, choices, lacking, studied
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
-from innerspace.jobs.text import TextData
 
 
 class LanguageTab(Tab):
@@ -44,15 +43,7 @@ class LanguageTab(Tab):
 
 
 def _missing(run: Held) -> str:
-    try:
-        if not isinstance(data_of(run), TextData):
-            return LANGUAGE
-        if run.lacks("tokens/manifest.json"):
-            return "the run has no tokens yet: let innerspace run go on with it"
-        studied(run)
-    except ValueError as error:
-        return str(error)
-    return ""
+    return lacking(run) or ("" if studied(run).is_text else LANGUAGE)
 
 
 class _Panel:

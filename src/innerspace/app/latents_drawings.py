@@ -108,7 +108,7 @@ batches = chunks(agents, 50)"""
 def code(latents: Latents, view: LatentsView) -> str:
     """A program that finds where the latents are on and writes it to ``latents.json``."""
     shown, studied = latents.show(view), latents.studied
-    names = {f"what{i}": f"{one.file.parent.name}/{one.file.name}" for i, one in enumerate(shown.members)}
+    names = {f"what{i}": one.file for i, one in enumerate(shown.members)}
     batches, more, caption = held_out_code(latents)
     return _CODE.format(
         headline=_title(shown.members[0], shown.entries[0], 1.0).replace('"', ""),

@@ -13,9 +13,8 @@ from innerspace.app.exports import routes
 from innerspace.app.held import Held
 from innerspace.app.latents import Latents, LatentsView
 from innerspace.app.latents_drawings import KEY, code, draw, picture
-from innerspace.app.studied import DICTIONARIES, LETTERS, WAITING, choices, data_of, studied
+from innerspace.app.studied import DICTIONARIES, LETTERS, WAITING, choices, lacking, studied
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
-from innerspace.jobs.text import TextData
 
 _NAMES = {
     "text": "on for a text",
@@ -51,15 +50,7 @@ class LatentsTab(Tab):
 
 
 def _missing(run: Held) -> str:
-    try:
-        data = data_of(run)
-        if not list((run.folder / "dictionaries").glob("*.safetensors")):
-            return DICTIONARIES
-        if isinstance(data, TextData) and run.lacks("tokens/manifest.json"):
-            return "the run has no tokens yet: let innerspace run go on with it"
-        return "" if studied(run).dictionaries else DICTIONARIES
-    except ValueError as error:
-        return str(error)
+    return lacking(run) or ("" if studied(run).dictionaries else DICTIONARIES)
 
 
 class _Panel:

@@ -18,6 +18,7 @@ from innerspace.decompose.subspaces import Subspaces
 from innerspace.jobs.compare import Compare
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.dictionary import DictionaryJob
+from innerspace.jobs.explain import Explain
 from innerspace.jobs.pareto import Pareto
 from innerspace.jobs.scenes import Captions, SceneData, SceneReading, first_of_each_scene
 from innerspace.jobs.subspaces import SubspacesJob
@@ -85,7 +86,9 @@ class Studied:
             self.model, self.where = Model(network, network.settings.family), Where("valid")
             self.tokenizer, self._framing = None, network.settings.framing
         self.pieces = Pieces(self.tokenizer)
-        self.dictionaries = _saved(run.folder / "dictionaries", self.model, self._site)
+        # explanations may be of the dictionaries of another run
+        other = run.job.folder if isinstance(run.job, Explain) else None
+        self.dictionaries = _saved((other or run.folder) / "dictionaries", self.model, self._site)
         self.partitions = _saved(run.folder / "subspaces", self.model, self._site)
         self._loaded, self._print = dict[str, Decomposition](), ""
         self._scenes: SceneReading | None = None
@@ -209,7 +212,7 @@ class Studied:
         """The site in the name of a file, by default the run's own."""
         named = [site for site in self.model.sites if name.startswith(f"{site}-")]
         job = self.run.job
-        return named[0] if named else job.site if isinstance(job, WordsInMotion | Compare | Pareto) else ""
+        return named[0] if named else job.site if isinstance(job, WordsInMotion | Compare | Pareto | Explain) else ""
 
 
 _KNOWN = WeakKeyDictionary[Held, Studied]()
@@ -235,16 +238,27 @@ def data_of(run: Held) -> TextData | SceneData:
         ValueError: for a job that says neither.
     """
     match run.job:
-        case DictionaryJob() | Pareto() | SubspacesJob() | Compare():
+        case DictionaryJob() | Pareto() | SubspacesJob() | Compare() | Explain():
             return run.job.data
         case WordsInMotion():
             return SceneData(run.folder, run.job.data, run.job.vocabulary)
         case _:
-            raise ValueError(f"a run of {type(run.job).__name__} holds no dictionaries, subspaces or language model")
+            raise ValueError(f"a run of {type(run.job).__name__} holds none; innerspace run stories-pareto makes some")
 
 
-def code_of(run: Held, names: Mapping[str, str]) -> str:
-    """The lines of a program that load a run's network and decompositions; ``names`` are those of variables."""
+def lacking(run: Held) -> str:
+    """Why nothing of a run can be studied, in a clause; empty where it can."""
+    try:
+        if isinstance(data_of(run), TextData) and run.lacks("tokens/manifest.json"):
+            return "the run has no tokens yet: let innerspace run go on with it"
+        studied(run)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def code_of(run: Held, files: Mapping[str, Path]) -> str:
+    """The lines of a program that load a run's network and the decompositions in ``files``, by names of variables."""
     data, lines = data_of(run), [f"run = Path({str(run.folder)!r})"]
     if isinstance(data, TextData):
         lines += [
@@ -254,7 +268,10 @@ def code_of(run: Held, names: Mapping[str, str]) -> str:
         ]
     else:
         lines.append(f"model = load_model(Path({str(data.forecaster)!r}))")
-    lines += [f"{variable} = load(run / {file!r})" for variable, file in names.items()]
+    for variable, file in files.items():
+        own = file.is_relative_to(run.folder)
+        place = f"run / {str(file.relative_to(run.folder))!r}" if own else f"Path({str(file)!r})"
+        lines.append(f"{variable} = load({place})")
     return "\n".join(lines)
 
 

@@ -165,7 +165,7 @@ def code(partitions: Partitions, view: SubspacesView) -> str:
         headline=headline(partitions, view).replace("\\", "").replace('"', ""),
         imports=code_imports(studied.run),
         more=more,
-        loading=code_of(studied.run, {"what": f"{saved.file.parent.name}/{saved.file.name}"}),
+        loading=code_of(studied.run, {"what": saved.file}),
         site=saved.site,
         part=view.part,
         query=query,

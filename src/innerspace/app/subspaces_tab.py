@@ -11,11 +11,10 @@ from starlette.routing import Route
 
 from innerspace.app.exports import routes
 from innerspace.app.held import Held
-from innerspace.app.studied import LETTERS, SUBSPACES, WAITING, choices, data_of, studied
+from innerspace.app.studied import LETTERS, SUBSPACES, WAITING, choices, lacking, studied
 from innerspace.app.subspaces import Partitions, SubspacesView
 from innerspace.app.subspaces_drawings import KEY, code, draw, picture
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
-from innerspace.jobs.text import TextData
 
 
 class SubspacesTab(Tab):
@@ -44,15 +43,9 @@ class SubspacesTab(Tab):
 
 
 def _missing(run: Held) -> str:
-    try:
-        data = data_of(run)
-        if not list((run.folder / "subspaces").glob("*.safetensors")) or run.lacks("states_held_out/manifest.json"):
-            return SUBSPACES
-        if isinstance(data, TextData) and run.lacks("tokens/manifest.json"):
-            return "the run has no tokens yet: let innerspace run go on with it"
-        return "" if studied(run).partitions else SUBSPACES
-    except ValueError as error:
-        return str(error)
+    if reason := lacking(run):
+        return reason
+    return SUBSPACES if run.lacks("states_held_out/manifest.json") or not studied(run).partitions else ""
 
 
 class _Panel:

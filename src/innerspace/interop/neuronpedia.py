@@ -1,9 +1,10 @@
-"""Neuronpedia's feature files: pages of features in the batches that its importer reads, and explanations from there.
+"""Neuronpedia's feature files: pages of features in the batches that its importer reads, explanations in and out.
 
 A batch holds for every feature how often it is on, the histogram of its activations, examples with tokens and values,
 and the tokens that it pushes. What is not measured here (neurons alike, correlations) stays empty, as they have it.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,23 @@ def write(
     entries = [{**_feature(found, pushed, pieces), **counted} for found, pushed in features]
     number = 0 if source.site == "embed" else layer(source.site)
     write_json(path, {"model_id": source.model, "layer": number, "sae_set": name, "features": entries})
+
+
+def write_explanations(path: Path, source: Source, explanations: Sequence[Explanation], *, name: str) -> None:
+    """Write explanations one a line, with the keys of their exports; ``name`` is that of the set of dictionaries.
+
+    Raises:
+        ValueError: for no explanation, or a site without a layer.
+    """
+    if not explanations:
+        raise ValueError("there is no explanation to write")
+    number = 0 if source.site == "embed" else layer(source.site)
+    place = {"modelId": source.model, "layer": f"{number}-{name}"}
+    rows = (
+        place | {"index": str(one.latent), "description": one.text, "explanationModelName": one.author}
+        for one in explanations
+    )
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_explanations(path: Path) -> list[Explanation]:

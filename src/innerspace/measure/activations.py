@@ -144,15 +144,15 @@ def observe(
             that has no room for a single sequence.
     """
     sizes = [len(one.latents) for one in watched]
-    slots = [_slots(one, sum(sizes[:i])) for i, one in enumerate(watched)]
+    numbered = [slots(one, sum(sizes[:i])) for i, one in enumerate(watched)]
     drawing, total, first = torch.Generator().manual_seed(seed), sum(sizes), 0
     entries = _Entries(selection.most, drawing)
     on, largest = torch.zeros(total, dtype=torch.int64), torch.zeros(total)
     readers, positions = [(one.what, one.site) for one in watched], [0] * len(watched)
-    for batch, i, chosen, z in _codes(model, batches, readers, where):
+    for batch, i, chosen, z in codes(model, batches, readers, where):
         if i == 0:
             first = entries.open(_lines(batch, len(chosen), where, caption))
-        feature, row, value = _found(z, watched[i].latents, slots[i])
+        feature, row, value = nonzero(z, watched[i].latents, numbered[i])
         row_of, position = chosen.reshape(len(chosen), -1).nonzero().cpu().unbind(1)
         on += torch.bincount(feature, minlength=total)
         largest.scatter_reduce_(0, feature, value, "amax")
@@ -182,7 +182,7 @@ def frequencies(
         ValueError: as ``observe``.
     """
     counts, positions = [torch.zeros(0)] * len(readers), [0] * len(readers)
-    for _, i, chosen, z in _codes(model, batches, readers, where):
+    for _, i, chosen, z in codes(model, batches, readers, where):
         on = frequency(z).cpu()
         counts[i] = counts[i] + on if len(counts[i]) else on
         positions[i] += int(chosen.sum())
@@ -231,7 +231,7 @@ class _Entries:
         return feature[kept], place[kept], value[kept]
 
 
-def _codes(
+def codes(
     model: Model, batches: Iterable[Any], readers: Sequence[tuple[Decomposition, str]], where: Where
 ) -> Iterator[tuple[Any, int, Bool[Tensor, "batch *positions"], Tensor | Sparse]]:
     """Of each batch and reader: the batch, the reader's number, the positions that count, and the code there."""
@@ -262,17 +262,18 @@ def _codes(
         raise ValueError(f"no position at {empty[0]!r} counts: there is no batch, or all positions are left out")
 
 
-def _slots(one: Watched, start: int) -> Int[Tensor, "k"]:
+def slots(one: Watched, start: int) -> Int[Tensor, "k"]:
     """The number of the feature that each latent is, counted from ``start``; −1 for those that are not watched."""
-    latents, count = one.latents.cpu(), len(one.what.parts)
+    # parts of subspaces have several coordinates
+    latents, count = one.latents.cpu(), max(part.stop for part in one.what.parts)
     if len(latents.unique()) < len(latents) or ((latents < 0) | (latents >= count)).any():
         raise ValueError(f"latents at {one.site!r} should be some of 0 … {count - 1}, each once: {latents.tolist()}")
-    slots = torch.full((count,), -1)
-    slots[latents] = torch.arange(start, start + len(latents))
-    return slots
+    numbers = torch.full((count,), -1)
+    numbers[latents] = torch.arange(start, start + len(latents))
+    return numbers
 
 
-def _found(
+def nonzero(
     z: Tensor | Sparse, latents: Int[Tensor, "n"], slots: Int[Tensor, "k"]
 ) -> tuple[Int[Tensor, "on"], Int[Tensor, "on"], Float[Tensor, "on"]]:
     """The feature, the row and the value of the nonzero entries of watched latents."""

@@ -36,7 +36,10 @@ class Palette:
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table: its text, a smaller second line, what hovering tells, and how it is tinted."""
+    """One entry of a table: its text, a smaller second line, what hovering tells, and how it is tinted.
+
+    An entry of many words may ``wrap``; others stay on one line.
+    """
 
     text: str
     note: str = ""
@@ -44,6 +47,7 @@ class Cell:
     hue: str = ""
     heat: float | None = None
     marked: bool = False
+    wrap: bool = False
 
     @property
     def percent(self) -> str:

@@ -84,7 +84,7 @@ const dictionaries = (() => {
       if (!Array.isArray(on)) return { caption: text, value: on, peak: text };
       const found = tokens(text), values = found.map(() => 0);
       for (let i = 0; i < on.length; i += 2) values[on[i]] = on[i + 1];
-      return { tokens: found, values, peak: found[values.indexOf(Math.max(...values))] || "" };
+      return { tokens: found, values, peak: on.length ? found[values.indexOf(Math.max(...values))] : "" };
     };
     const pushed = (rows) => rows.map(([word, value]) => ({ word: words[word], value }));
     return features.map((one) => {
@@ -95,7 +95,7 @@ const dictionaries = (() => {
         latent: one.n, density: one.f, max: one.m, edges: one.h[0], counts: one.h[1], bands, peaks,
         neighbors: one.s.map(([latent, cosine]) => ({ dictionary: one.d, latent, cosine })),
         similar: one.o.map(([dictionary, latent, cosine]) => ({ dictionary, latent, cosine })),
-        up: pushed(one.u), down: pushed(one.l),
+        up: pushed(one.u), down: pushed(one.l), said: one.e || "", judged: one.j || "",
       };
     });
   }
@@ -198,7 +198,8 @@ const dictionaries = (() => {
         return box;
       });
       leaf.className = one.hue;
-      leaf.replaceChildren(title, make("p", share, "numbers"), facts, ...bands);
+      const said = one.said ? [make("p", one.said, "said"), make("p", one.judged, "numbers")] : [];
+      leaf.replaceChildren(title, ...said, make("p", share, "numbers"), facts, ...bands);
     }
 
     function show(one) {
@@ -225,7 +226,7 @@ const dictionaries = (() => {
       const sought = search.value.trim().toLowerCase();
       if (chooser.value !== "" && one.dictionary !== Number(chooser.value)) return false;
       if (!sought || (/^\d+$/.test(sought) && String(one.latent).startsWith(sought))) return true;
-      return [...one.peaks, ...one.up.map(({ word }) => word)].some((word) => word.toLowerCase().includes(sought));
+      return [one.said, ...one.peaks, ...one.up.map(({ word }) => word)].some((word) => word.toLowerCase().includes(sought));
     }
 
     function offer() {
@@ -233,7 +234,7 @@ const dictionaries = (() => {
       list.replaceChildren(...offered.map((one) => {
         const row = make("li", "", one.hue);
         Object.assign(row, { id: `row-${one.id}`, role: "option", ariaSelected: "false" });
-        row.append(make("b", String(one.latent)), make("em", one.peaks.slice(0, 4).join(", ")), make("span", `${brief(100 * one.density)} %`));
+        row.append(make("b", String(one.latent)), make("em", one.said || one.peaks.slice(0, 4).join(", ")), make("span", `${brief(100 * one.density)} %`));
         row.addEventListener("click", () => turn(one));
         return row;
       }));

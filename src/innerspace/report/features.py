@@ -42,7 +42,8 @@ def features(report: Mapping[str, Any], palette: Palette, note: str) -> Section:
       * ``neighbors`` in the same dictionary: ``latent``, ``cosine`` of the directions, most similar first;
       * ``similar`` in the others: ``dictionary``, ``latent``, ``cosine``;
       * ``up`` and ``down``: what it pushes most, a list of ``token`` and ``value`` (change of the logit by one unit of
-        activation); empty lists where there are no tokens.
+        activation); empty lists where there are no tokens;
+      * ``explanation``, optional: what it is said to be on for, with ``judged``: how well that was found to hold.
     """
     given = report["features"]
     names, entries, unit = given["dictionaries"], given["entries"], given.get("unit", "tokens")
@@ -135,6 +136,7 @@ def _pack(one: Mapping[str, Any], vocabulary: _Vocabulary) -> dict[str, Any]:
         "o": [[row["dictionary"], row["latent"], _short(row["cosine"])] for row in one["similar"]],
         "u": pushed(one["up"]),
         "l": pushed(one["down"]),
+        **({"e": one["explanation"], "j": one["judged"]} if "explanation" in one else {}),
     }
 
 
@@ -149,6 +151,8 @@ def _still(one: Mapping[str, Any], name: str, hue: str, unit: str) -> StillFeatu
         if one[key]:
             words = ", ".join("".join(part for part, _ in visible(row["token"])) for row in one[key][:5])
             facts += f"; {title} {words}"
+    if "explanation" in one:
+        facts = f"{one['explanation']} ({one['judged']}); {facts}"
     strips = tuple(_strip(band, example, largest) for band in one["bands"] for example in band["examples"][:2])
     return StillFeature(f"{name} · feature {one['latent']}", hue, facts, strips)
 

@@ -6,11 +6,14 @@ from typing import Any
 
 from innerspace.report.blocks import Palette, Section
 from innerspace.report.calibration import calibration
+from innerspace.report.circuits import agreement, circuits, small_circuits
 from innerspace.report.compare import comparison
 from innerspace.report.control_loop import control_loop
 from innerspace.report.end_to_end import end_to_end
+from innerspace.report.explanations import explanations
 from innerspace.report.features import features
 from innerspace.report.fidelity import fidelity
+from innerspace.report.first_position import first_position
 from innerspace.report.geometry import geometry
 from innerspace.report.ground import cost, data, facts, forecaster, provenance
 from innerspace.report.maps import forecasts
@@ -46,8 +49,17 @@ _OF_SUBSPACES: dict[str, _Builder] = {
     "subspace_training": subspace_training,
 }
 
+_OF_CIRCUITS: dict[str, _Builder] = {
+    "agreement": agreement,
+    "small_circuits": small_circuits,
+    "circuits": circuits,
+    "first_position": first_position,
+}
+
 _SECTIONS: dict[str, _Builder] = {
     "comparison": comparison,
+    "explanations": explanations,
+    **_OF_CIRCUITS,
     "sweep": sweep,
     "sparsity": sparsity,
     "scenes": forecasts,
@@ -98,9 +110,9 @@ def render(report: Mapping[str, Any]) -> str:
     if others := {key: item for key, item in record.items() if key not in _SECTIONS and key not in _OPENING}:
         lead = "Numbers that have no figure of their own."
         sections.append(Section("others", "Other numbers", lead, (facts(others),)))
-    # the sections on subspaces show contexts as those on dictionaries do
-    shaded = {**_OF_DICTIONARIES, **_OF_SUBSPACES, "comparison": comparison}
-    kept = {"dictionaries": shaded, "subspaces": _OF_SUBSPACES}
+    # the sections on subspaces show contexts as those on dictionaries do, those on circuits paths as those on subspaces
+    drawn = {**_OF_SUBSPACES, **_OF_CIRCUITS}
+    kept = {"dictionaries": {**_OF_DICTIONARIES, **drawn, "comparison": comparison}, "subspaces": drawn}
     parts = ["page", *(part for part, keys in kept.items() if any(key in record for key in keys))]
     style, script = ("".join(_resource(f"{part}.{ending}") for part in parts) for ending in ("css", "js"))
     return _template().render(report=record, sections=sections, style=style, script=script)
@@ -147,6 +159,9 @@ def _features(record: Mapping[str, Any]) -> Iterator[str]:
 def _kinds(record: Mapping[str, Any]) -> Iterator[str]:
     """Every kind of training that is drawn in a color of its own."""
     yield from (one["kind"] for one in record.get("comparison", {}).get("entrants", ()))
+    yield from (one["kind"] for one in record.get("explanations", {}).get("kinds", ()))
+    yield from (one["kind"] for one in record.get("small_circuits", ()))
+    yield from (kind for one in record.get("first_position", ()) for kind in one["kinds"])
     compared = (record.get(key, {}).get("runs", ()) for key in ("pareto", "end_to_end"))
     for runs in (*compared, *(record.get(key, ()) for key in _RUNS)):
         yield from (run["kind"] for run in runs if "kind" in run)
