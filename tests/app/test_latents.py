@@ -21,7 +21,9 @@ from innerspace.app.studied import Studied
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.saved import load
 from innerspace.interventions import Read
+from innerspace.jobs.explain import Explain
 from innerspace.language.text import Text
+from walks.test_dictionaries import text
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,22 @@ def test_explanations_are_searched_where_there_are_any(latents: Latents, driven:
     assert "explanation" not in driven.ways
     with pytest.raises(ValueError, match="sought by text, density, similarity, not by 'explanation'"):
         driven.search(LatentsView("topk-0", "explanation", "seven"))
+
+
+def test_a_run_of_explanations_shows_the_dictionaries_that_it_explains(
+    language_run: Path, place: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "explained"
+    own.mkdir()
+    Explain(text(place), SITE, folder=language_run).save(own / "job.json")
+    shutil.copytree(language_run / "tokens", own / "tokens")
+    shutil.copy(language_run / "report.json", own / "report.json")
+    latents = Latents(Studied(Held.open(own)))
+    assert [one.name for one in latents.dictionaries] == [LOCAL, E2E, BOTH]
+    view = LatentsView(LOCAL, "explanation", "seven")
+    assert latents.search(view)[0].words == SAID
+    # the program finds the files where they are
+    assert str(language_run / "dictionaries" / f"{LOCAL}.safetensors") in code(latents, latents.opening(view))
 
 
 def test_words_of_agents_find_what_is_more_on_for_them(driven: Latents) -> None:
