@@ -1,6 +1,7 @@
 """A finished run of Words in motion with vectors and little else, and its workbench as a server, once for all."""
 
 import asyncio
+import contextlib
 import gc
 import importlib.util
 import shutil
@@ -40,17 +41,19 @@ def _close_idle_loops() -> None:
     gc.collect()
     for thing in gc.get_objects():
         # an instance of a proxy would be asked what it is
-        if issubclass(type(thing), asyncio.BaseEventLoop) and not thing.is_running():
-            thing.close()
+        if issubclass(type(thing), asyncio.BaseEventLoop) and not (thing.is_running() or thing.is_closed()):
+            # one may have lost its files before
+            with contextlib.suppress(ValueError, OSError):
+                thing.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _swept() -> Iterator[None]:
     yield
     _close_idle_loops()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The folder of the run; nobody writes there."""
     torch.set_num_threads(1)
@@ -69,7 +72,7 @@ def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return made
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def workbench(folder: Path) -> Iterator[tuple[Any, str]]:
     """The workbench and its address, served from a copy of the run."""
     if importlib.util.find_spec("gradio") is None:

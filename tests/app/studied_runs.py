@@ -56,7 +56,7 @@ def language_run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def motion_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run of words in motion, with dictionaries and a partition beside its vectors; nobody writes there."""
     own = tmp_path_factory.mktemp("studied") / "motion"

@@ -206,6 +206,9 @@ def test_drawings_hold_words_and_hostile_ones_stay_words(drawings: Drawings) -> 
         assert "<script>" not in html
         assert all("aria-label=" in head for head in re.findall(r"<svg[^>]*>", html))
     assert "agent 2, steered" in drawn.map
+    assert "fitted at" not in drawn.under
+    moved = drawings.draw(replace(STEERED, site="agent.0"))
+    assert "The vectors were fitted at agent.2, and are added at agent.0." in moved.under
     assert 'data-address="forecasts.scene=2&amp;forecasts.agents=1' in drawn.under
 
 

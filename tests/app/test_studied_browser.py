@@ -1,6 +1,5 @@
 """The tabs on language, latents and subspaces in a browser: steered, searched, queried, and wrong inputs told."""
 
-import gc
 import importlib.util
 import shutil
 import urllib.error
@@ -31,11 +30,8 @@ def served(language_run: Path) -> Iterator[tuple[Any, str]]:
     from innerspace.app.page import Workbench
 
     bench = Workbench(Held.open(language_run))
-    address = bench.start(port=0)
-    gc.collect()
-    yield bench, address
+    yield bench, bench.start(port=0)
     bench.stop()
-    gc.collect()
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def calibrations(found: Steered, offered: dict[str, Vector]) -> str:
             for row in found.chosen.nonzero().flatten().tolist()
         }
         known = [response for response in own.values() if response is not None]
-        low, high = min([*means, *known]), max([*means, *known])
+        known += [value for value in (*means, *lows, *highs) if value is not None]
+        low, high = min(known), max(known)
         room = 0.12 * (high - low) or 1.0
         scale = Scale(low - room, high + room)
         name = f"{feature} [{measure.unit}]"

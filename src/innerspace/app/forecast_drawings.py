@@ -41,13 +41,14 @@ class Drawings:
         """
         found = self.forecasts.steer(view)
         scene_map = self.map_of(view, found)
-        said = "".join(
-            f'<p class="message {kind}" role="status">{escape(line)}</p>' for line, kind in warnings(found, Limits())
-        )
+        said = warnings(found, Limits())
+        if view.site not in ("", own := self.forecasts.site):
+            said.append((f"The vectors were fitted at {own}, and are added at {view.site}.", "note"))
+        lines = "".join(f'<p class="message {kind}" role="status">{escape(line)}</p>' for line, kind in said)
         drawn = f'<figure class="stage">{scene_map.draw(found)}<figcaption>{_key(found)}</figcaption></figure>'
         return Drawn(
             drawn,
-            _links(view) + said + view.mark(KEY),
+            _links(view) + lines + view.mark(KEY),
             readings(found) + over_time(found),
             calibrations(found, self.forecasts.offered(view.method)),
         )
