@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from app.studied_runs import language_run, motion_run, place  # noqa: F401
 from innerspace.app.serve import prepare
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.end_to_end import EndToEnd
@@ -66,9 +67,9 @@ def folder(tiny: WordsInMotion, tmp_path_factory: pytest.TempPathFactory) -> Pat
         online_epochs=0,
         seeds=1,
     )
-    place = tmp_path_factory.mktemp("served") / "tiny"
-    execute(job, place, Console(file=StringIO()))
-    return place
+    made = tmp_path_factory.mktemp("served") / "tiny"
+    execute(job, made, Console(file=StringIO()))
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,8 @@ DARK = {
 def page_style() -> str:
     """All style of the page: the variables, how drawings look, and how the page does."""
     light, dark = (";".join(f"--{name}:{color}" for name, color in one.items()) for one in (LIGHT, DARK))
-    return f":root{{{light}}}\n.dark{{{dark}}}\n{resource('drawing.css')}\n{resource('style.css')}"
+    looks = "\n".join(resource(name) for name in ("drawing.css", "style.css", "strips.css"))
+    return f":root{{{light}}}\n.dark{{{dark}}}\n{looks}"
 
 
 def file_style(*, dark: bool = False) -> str:

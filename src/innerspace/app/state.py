@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote
 
 from innerspace.value import Value
 
-LONGEST = 2000
+LONGEST = 8000
 """How many characters of an address are read."""
 
 V = TypeVar("V", bound="View")

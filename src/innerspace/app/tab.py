@@ -66,9 +66,9 @@ class Tab(ABC):
         return ()
 
 
-def panel(name: str) -> gr.HTML:
+def panel(name: str, first: str = "") -> gr.HTML:
     """A place for HTML of our own, which gradio's styles leave alone; ``name`` is its element's."""
-    return gr.HTML("", elem_id=name, padding=False, apply_default_css=False, js_on_load=None)
+    return gr.HTML(first, elem_id=name, padding=False, apply_default_css=False, js_on_load=None)
 
 
 def message(text: str, kind: str = "error") -> str:

@@ -113,12 +113,12 @@ class _Words:
 
 def _packed(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the script reads: short names, two digits behind the point."""
-    words, extent = _Words(), _extent(given["states"])
+    words, extent = _Words(), extent_of(given["states"])
 
     def state(one: Mapping[str, Any]) -> list[Any]:
         if "tokens" in one:
             return [words.of(one["tokens"]), one["at"]]
-        return [one["caption"], _path(one.get("past", ())), _path(one.get("future", ()))]
+        return [one["caption"], path_of(one.get("past", ())), path_of(one.get("future", ()))]
 
     def hits(one: Mapping[str, Any]) -> list[Any]:
         rows = zip(one["state"], *(one[measure] for measure in MEASURES), strict=True)
@@ -149,7 +149,7 @@ def _packed(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _extent(states: Sequence[Mapping[str, Any]]) -> int:
+def extent_of(states: Sequence[Mapping[str, Any]]) -> int:
     """How many meters a drawing of a path is wide: all but the widest twentieth fit in."""
     sides = sorted(
         # a quarter of a drawing lies behind the agent
@@ -163,7 +163,7 @@ def _extent(states: Sequence[Mapping[str, Any]]) -> int:
     return max(10, 10 * math.ceil(sides[int(0.95 * (len(sides) - 1))] / 10)) if any(sides) else 0
 
 
-def _path(points: Sequence[Sequence[float]]) -> str:
+def path_of(points: Sequence[Sequence[float]]) -> str:
     """A path with +x upward, of the points that are needed to see it."""
     kept = points[:: -max(1, -(-len(points) // _STEPS))][::-1]
     return "L".join(f"{-y:.1f} {-x:.1f}" for x, y in kept)
