@@ -11,12 +11,12 @@ from rich.console import Console
 
 from innerspace.decompose.nonlinearities import TopK
 from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.control_vectors.vectors import Dictionaries
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.dictionary import DictionaryJob
+from innerspace.jobs.inputs.parts import Parts
 from innerspace.jobs.job import Run
-from innerspace.jobs.lessons import Course, Lesson, train_lessons
-from innerspace.jobs.partitions import Finding, harvest, learn
-from innerspace.jobs.parts import Parts
-from innerspace.jobs.vectors import Dictionaries
+from innerspace.jobs.partitions.learned import Finding, harvest, learn
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import Downstream, OutputKL, Reconstruction
 from innerspace.motion.forecasters.known import load_model

@@ -11,7 +11,7 @@ from innerspace.app.forecasts import Forecasts, ForecastView
 from innerspace.app.held import Held
 from innerspace.app.scene_sets import AGENTS, OFFERED, scene_sets
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.data import Data
+from innerspace.jobs.inputs.data import Data
 from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.scenes import Scene
 from innerspace.motion.simulate import Simulation, simulate

@@ -11,9 +11,9 @@ import tyro
 
 from argoverse_files import write_log, write_scenario
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.data import Data, Splits, read_source
+from innerspace.jobs.inputs.data import Data, Splits, read_source
+from innerspace.jobs.inputs.parts import Parts, chunks
 from innerspace.jobs.job import Job
-from innerspace.jobs.parts import Parts, chunks
 from innerspace.motion.argoverse import Argoverse2
 from innerspace.motion.framing import Framing
 from innerspace.motion.scene_store import SceneStore, StoredAgents

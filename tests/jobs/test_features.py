@@ -15,7 +15,7 @@ from families import blocks
 from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.nonlinearities import ReLU, TopK
 from innerspace.interventions import Read, Steer
-from innerspace.jobs.features import Member, features_section, geometry_section
+from innerspace.jobs.dictionaries.features import Member, features_section, geometry_section
 from innerspace.language.causal_lm import CausalLM, load, tokenize
 from innerspace.language.pieces import Pieces
 from innerspace.language.text import Text

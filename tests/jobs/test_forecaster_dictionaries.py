@@ -13,12 +13,12 @@ from innerspace.checkpoint import load_state
 from innerspace.cli import main
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import TopK
-from innerspace.jobs.data import Data
+from innerspace.jobs.dictionaries.end_to_end import EndToEnd, compared
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.dictionary import DictionaryJob, Showing
-from innerspace.jobs.end_to_end import EndToEnd, compared
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.scenes import Captions, SceneData, SceneReading, SceneStream
 from innerspace.jobs.job import Job, Run, execute
-from innerspace.jobs.lessons import Course, Lesson, train_lessons
-from innerspace.jobs.scenes import Captions, SceneData, SceneReading, SceneStream
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import OutputKL, Reconstruction
 from innerspace.learn.spliced import spliced, survey

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from innerspace.jobs.lessons import Course
+from innerspace.jobs.dictionaries.lessons import Course
 from innerspace.learn.fit import FitConfig
 from innerspace.recipes import gpt2_small, pythia_70m, stories_pareto, tinystories_1m
 

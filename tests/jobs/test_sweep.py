@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from innerspace.harvest.stream import TokenRule
-from innerspace.jobs.data import Data
+from innerspace.jobs.control_vectors.optimized import Optimized
+from innerspace.jobs.control_vectors.steering import Steering
+from innerspace.jobs.control_vectors.sweep_rows import Cell, best_ways, conclusions, linearity_by_sparsity, overview
+from innerspace.jobs.control_vectors.vectors import Dictionaries
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.parts import Parts
 from innerspace.jobs.job import execute
-from innerspace.jobs.optimized import Optimized
-from innerspace.jobs.parts import Parts
-from innerspace.jobs.steering import Steering
 from innerspace.jobs.sweep import Sweep
-from innerspace.jobs.sweep_rows import Cell, best_ways, conclusions, linearity_by_sparsity, overview
-from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.steering_vectors import SteeringFit
 from innerspace.motion.forecast_metrics import ForecastScores

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from innerspace.jobs.data import Data
+from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.job import Job, Run
 from innerspace.jobs.unseen import Shifts, Unseen
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from innerspace.jobs.comparing_words import headlines, remarks
+from innerspace.jobs.comparison.comparing_words import headlines, remarks
 from innerspace.report.blocks import Figure, Palette, Table
 from innerspace.report.compare import best_of, comparison, level_with
 from innerspace.report.page import render

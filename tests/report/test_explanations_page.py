@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from innerspace.jobs.explained import headlines, remarks
+from innerspace.jobs.dictionaries.explained import headlines, remarks
 from innerspace.measure.estimate import Estimate
 from innerspace.report.blocks import Figure, Palette, Table
 from innerspace.report.explanations import FIRST, explanations

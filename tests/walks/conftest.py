@@ -8,15 +8,15 @@ import torch
 from rich.console import Console
 
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_loop import Looping
-from innerspace.jobs.data import Data
-from innerspace.jobs.end_to_end import EndToEnd
+from innerspace.jobs.control_vectors.control_loop import Looping
+from innerspace.jobs.control_vectors.optimized import Optimized
+from innerspace.jobs.control_vectors.steering import Steering
+from innerspace.jobs.control_vectors.vectors import Dictionaries
+from innerspace.jobs.dictionaries.end_to_end import EndToEnd
+from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.job import execute
-from innerspace.jobs.optimized import Optimized
-from innerspace.jobs.partitions import Finding
-from innerspace.jobs.steering import Steering
+from innerspace.jobs.partitions.learned import Finding
 from innerspace.jobs.subspaces import Verifying
-from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.probing import ProbingSettings
 from innerspace.learn.steering_vectors import SteeringFit

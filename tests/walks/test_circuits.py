@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from innerspace.cli import main, recipes
+from innerspace.jobs.circuitry.wired import Makings
 from innerspace.jobs.circuits import Circuits, Tracing
 from innerspace.jobs.job import Run
-from innerspace.jobs.wired import Makings
 from innerspace.measure.circuits import Circuit
 from innerspace.value import read_json
 

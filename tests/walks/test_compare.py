@@ -12,11 +12,11 @@ from rich.console import Console
 from innerspace.cli import main, recipes
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.jobs.compare import Compare
+from innerspace.jobs.comparison.entrants import RandomRotation, Saved
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.entrants import RandomRotation, Saved
+from innerspace.jobs.inputs.scenes import SceneData
 from innerspace.jobs.job import Job, execute
-from innerspace.jobs.scenes import SceneData
-from innerspace.jobs.suites import Asking
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.report.compare import MEASURES
 from innerspace.value import read_json
 

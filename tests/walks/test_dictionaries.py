@@ -14,11 +14,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from innerspace.cli import main
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.nonlinearities import TopK
+from innerspace.jobs.dictionaries.lessons import Course, Lesson
 from innerspace.jobs.dictionary import DictionaryJob, Showing
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import execute
-from innerspace.jobs.lessons import Course, Lesson
 from innerspace.jobs.pareto import Pareto
-from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
@@ -139,7 +139,7 @@ def test_a_warm_start_begins_with_the_other_lesson(finished: Path, place: Path, 
 def test_a_finished_run_is_not_trained_again(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in (copy / "dictionaries").iterdir()}
-    monkeypatch.setattr("innerspace.jobs.lessons.fit_together", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("innerspace.jobs.dictionaries.lessons.fit_together", lambda *_: pytest.fail("trained again"))
     execute(DictionaryJob.load(copy / "job.json"), copy, Console(file=StringIO()))
     assert {path.name: path.read_bytes() for path in (copy / "dictionaries").iterdir()} == before
 

@@ -18,8 +18,8 @@ from innerspace.explain.endpoint import Endpoint
 from innerspace.explain.examples import Sampling
 from innerspace.interop.neuronpedia import read_explanations
 from innerspace.jobs.explain import Explain
+from innerspace.jobs.inputs.scenes import SceneData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.scenes import SceneData
 from innerspace.motion.forecasters.forecaster import save
 from innerspace.motion.forecasters.redmotion import RedMotion, RedMotionSettings
 from innerspace.motion.framing import Framing

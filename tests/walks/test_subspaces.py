@@ -11,12 +11,12 @@ from rich.console import Console
 
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.jobs.control import WordsInMotion
+from innerspace.jobs.inputs.scenes import SceneData
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import execute
-from innerspace.jobs.partitions import LEARNED, Finding
-from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.partitions.learned import LEARNED, Finding
+from innerspace.jobs.partitions.suites import PUBLISHED, Asking
 from innerspace.jobs.subspaces import SubspacesJob, Verifying
-from innerspace.jobs.suites import PUBLISHED, Asking
-from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.assembling import Assembling

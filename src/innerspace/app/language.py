@@ -16,7 +16,7 @@ from innerspace.decompose.autoencoder import Autoencoder
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.interventions import At, Read, Steer, Write, hold, read_parts
-from innerspace.jobs.text import TextData
+from innerspace.jobs.inputs.text import TextData
 from innerspace.language.layout import layout
 from innerspace.language.text import Text
 from innerspace.network.trace import Intervention, Visit

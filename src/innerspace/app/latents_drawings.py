@@ -136,8 +136,9 @@ def held_out_code(latents: Latents) -> tuple[str, str, str]:
             "from innerspace.language.shards import TokenShards\n",
             "None",
         )
-    more = "from innerspace.jobs.parts import chunks\nfrom innerspace.jobs.scenes import Captions, SceneData, "
-    more += "first_of_each_scene\nfrom innerspace.motion.framing import frame\n"
+    more = "from innerspace.jobs.inputs.parts import chunks\n"
+    more += "from innerspace.jobs.inputs.scenes import Captions, SceneData, first_of_each_scene\n"
+    more += "from innerspace.motion.framing import frame\n"
     return _SCENES.format(data=studied.data.to_json(), count=count), more, "Captions(data.vocabulary)"
 
 

@@ -19,10 +19,10 @@ from innerspace.jobs.compare import Compare
 from innerspace.jobs.control import WordsInMotion
 from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.explain import Explain
+from innerspace.jobs.inputs.scenes import Captions, SceneData, SceneReading, first_of_each_scene
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.pareto import Pareto
-from innerspace.jobs.scenes import Captions, SceneData, SceneReading, first_of_each_scene
 from innerspace.jobs.subspaces import SubspacesJob
-from innerspace.jobs.text import TextData
 from innerspace.language.causal_lm import load as load_language_model
 from innerspace.language.causal_lm import tokenize
 from innerspace.language.layout import layout

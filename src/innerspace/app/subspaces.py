@@ -16,9 +16,9 @@ from innerspace.app.strips import Change
 from innerspace.app.studied import Saved, Studied
 from innerspace.harvest.store import Store
 from innerspace.interventions import At, Read, patch
-from innerspace.jobs.looking import Album, SceneAlbum, TextAlbum
-from innerspace.jobs.partitions import Held as HeldStates
-from innerspace.jobs.text import TextData
+from innerspace.jobs.inputs.text import TextData
+from innerspace.jobs.partitions.learned import Held as HeldStates
+from innerspace.jobs.partitions.looking import Album, SceneAlbum, TextAlbum
 from innerspace.language.text import Text
 from innerspace.measure.forecasts import forecast
 from innerspace.measure.patching import Contrast, Exchange

@@ -155,7 +155,7 @@ def code(partitions: Partitions, view: SubspacesView) -> str:
         clean = partitions.text_ids(view.text) if view.text else partitions.context(view.state)
         exchange = _PATCHED.format(clean=clean, other=partitions.text_ids(view.other))
     elif view.other.strip():
-        more = "from innerspace.jobs.scenes import SceneData, first_of_each_scene\n"
+        more = "from innerspace.jobs.inputs.scenes import SceneData, first_of_each_scene\n"
         more += "from innerspace.measure.forecasts import forecast\nfrom innerspace.motion.framing import frame\n"
         more += "from innerspace.network.site import Where\n"
         rows = [partitions.agent_row(row) for row in (view.state, int(view.other))]

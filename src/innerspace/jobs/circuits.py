@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from innerspace.jobs.agreement import AskingNumber, Question
-from innerspace.jobs.circuit_rows import (
+from innerspace.jobs.circuitry.agreement import AskingNumber, Question
+from innerspace.jobs.circuitry.circuit_rows import (
     behavior_rows,
     circuit_row,
     compared,
@@ -26,11 +26,11 @@ from innerspace.jobs.circuit_rows import (
     pooled,
     random_circuit,
 )
-from innerspace.jobs.circuit_words import headlines, remarks
+from innerspace.jobs.circuitry.circuit_words import headlines, remarks
+from innerspace.jobs.circuitry.wired import PCA, Makings, Wired, principal, random_order
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.text import TextData
-from innerspace.jobs.wired import PCA, Makings, Wired, principal, random_order
 from innerspace.measure.attribution import attributed
 from innerspace.measure.circuits import (
     Circuit,

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.markup import escape
 
-from innerspace.jobs.comparing import Findings, Measuring, judge, stable
-from innerspace.jobs.comparing_words import headlines, remarks
-from innerspace.jobs.entrants import (
+from innerspace.jobs.comparison.comparing import Findings, Measuring, judge, stable
+from innerspace.jobs.comparison.comparing_words import headlines, remarks
+from innerspace.jobs.comparison.entrants import (
     Entrant,
     Independent,
     Made,
@@ -27,13 +27,13 @@ from innerspace.jobs.entrants import (
     Sparse,
     Vectors,
 )
-from innerspace.jobs.grounds import Ground, SceneGround, TextGround
+from innerspace.jobs.comparison.grounds import Ground, SceneGround, TextGround
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.scenes import SceneData, SceneReading
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.lessons import Course
-from innerspace.jobs.scenes import SceneData, SceneReading
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.suites import Asking
-from innerspace.jobs.text import TextData
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.measure.isolation import Variable
 from innerspace.measure.rate import Passes
 from innerspace.report.record import Provenance, write

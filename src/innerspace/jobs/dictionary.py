@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.markup import escape
 
-from innerspace.jobs.features import Member, features_section, geometry_section
+from innerspace.jobs.dictionaries.features import Member, features_section, geometry_section
+from innerspace.jobs.dictionaries.judging import Judged, cost_rows, fidelity_rows, headline, judge_all, training_rows
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, check_lessons, train_lessons
+from innerspace.jobs.inputs.scenes import SceneData
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.judging import Judged, cost_rows, fidelity_rows, headline, judge_all, training_rows
-from innerspace.jobs.lessons import Course, Lesson, check_lessons, train_lessons
-from innerspace.jobs.scenes import SceneData
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.text import TextData
 from innerspace.measure.activations import frequencies
 from innerspace.parallel import Share
 from innerspace.report.record import Provenance, write

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from innerspace.jobs.data import Data
+from innerspace.jobs.control_vectors.steering import MEASURES, Bench
+from innerspace.jobs.control_vectors.summary import judge_forecasts
+from innerspace.jobs.control_vectors.vectors import Fitted
 from innerspace.jobs.finished import Finished
-from innerspace.jobs.steering import MEASURES, Bench
-from innerspace.jobs.summary import judge_forecasts
-from innerspace.jobs.vectors import Fitted
+from innerspace.jobs.inputs.data import Data
 from innerspace.motion.framing import frame
 
 

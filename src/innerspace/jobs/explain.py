@@ -24,12 +24,12 @@ from innerspace.explain.local_model import LocalModel
 from innerspace.explain.reading import Reader, SceneReader, TextReader, read, spread
 from innerspace.explain.scores import Resampling
 from innerspace.interop.places import Source as Place
-from innerspace.jobs.explained import Of, Source, export, headlines, page_features, remarks, section
+from innerspace.jobs.dictionaries.explained import Of, Source, export, headlines, page_features, remarks, section
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, check_lessons, train_lessons
+from innerspace.jobs.inputs.scenes import SceneData, SceneReading
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.lessons import Course, Lesson, check_lessons, train_lessons
-from innerspace.jobs.scenes import SceneData, SceneReading
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.text import TextData
 from innerspace.report.record import Provenance, write
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from innerspace.decompose.dictionary import Form
 from innerspace.decompose.nonlinearities import Nonlinearity, ReLU
+from innerspace.jobs.dictionaries.judging import Judged, front_rows
+from innerspace.jobs.dictionaries.lessons import Course, Lesson
 from innerspace.jobs.dictionary import Showing, tell, train_and_judge
+from innerspace.jobs.inputs.text import Reading, TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.judging import Judged, front_rows
-from innerspace.jobs.lessons import Course, Lesson
-from innerspace.jobs.text import Reading, TextData
 from innerspace.learn.objectives import Downstream, Objective, OutputKL, Reconstruction, Sparsity
 from innerspace.measure.fronts import Comparison, compare_fronts
 

@@ -16,10 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerspace.harvest.store import Store
-from innerspace.jobs.exchanges import exchanges
+from innerspace.jobs.control_vectors.steering import MEASURES
+from innerspace.jobs.inputs.scenes import SceneData, SceneReading
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.looking import Album, SceneAlbum, TextAlbum, labels_row, names_of, preimages_section, told_best
-from innerspace.jobs.partitions import (
+from innerspace.jobs.partitions.exchanges import exchanges
+from innerspace.jobs.partitions.learned import (
     LEARNED,
     Finding,
     Held,
@@ -30,12 +33,25 @@ from innerspace.jobs.partitions import (
     learn,
     training_rows,
 )
-from innerspace.jobs.patches import Found, Partitions, Test, exchanged, patching_section, strongest, supervised
-from innerspace.jobs.scenes import SceneData, SceneReading
-from innerspace.jobs.steering import MEASURES
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.suites import Asking
-from innerspace.jobs.text import TextData
+from innerspace.jobs.partitions.looking import (
+    Album,
+    SceneAlbum,
+    TextAlbum,
+    labels_row,
+    names_of,
+    preimages_section,
+    told_best,
+)
+from innerspace.jobs.partitions.patches import (
+    Found,
+    Partitions,
+    Test,
+    exchanged,
+    patching_section,
+    strongest,
+    supervised,
+)
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.language.causal_lm import LoadedLM
 from innerspace.learn.dendrogram import dendrogram
 from innerspace.learn.dependence import dependence

@@ -25,14 +25,29 @@ from innerspace.decompose.directions import Origin
 from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.stream import TokenRule, gather_by
-from innerspace.jobs import summary
-from innerspace.jobs.data import Data
+from innerspace.jobs.control_vectors import summary
+from innerspace.jobs.control_vectors.optimized import Optimized, optimized_vectors
+from innerspace.jobs.control_vectors.steering import MEASURES, Bench, Steering
+from innerspace.jobs.control_vectors.sweep_rows import (
+    Cell,
+    best_ways,
+    conclusions,
+    judged_cell,
+    linearity_by_sparsity,
+    overview,
+)
+from innerspace.jobs.control_vectors.vectors import (
+    OPTIMIZED,
+    PLAIN,
+    SEQUENTIAL,
+    Dictionaries,
+    Fitted,
+    Kind,
+    fit_vectors,
+)
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.parts import Parts, chunks
 from innerspace.jobs.job import Job, Run
-from innerspace.jobs.optimized import Optimized, optimized_vectors
-from innerspace.jobs.parts import Parts, chunks
-from innerspace.jobs.steering import MEASURES, Bench, Steering
-from innerspace.jobs.sweep_rows import Cell, best_ways, conclusions, judged_cell, linearity_by_sparsity, overview
-from innerspace.jobs.vectors import OPTIMIZED, PLAIN, SEQUENTIAL, Dictionaries, Fitted, Kind, fit_vectors
 from innerspace.learn.solve import Method
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.forecast_metrics import ForecastScores

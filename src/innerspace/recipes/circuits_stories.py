@@ -7,11 +7,11 @@ finished run are taken instead of new ones with ``--making.run RUN``.
 
 from pathlib import Path
 
-from innerspace.jobs.agreement import AskingNumber
+from innerspace.jobs.circuitry.agreement import AskingNumber
+from innerspace.jobs.circuitry.wired import Makings
 from innerspace.jobs.circuits import Circuits
-from innerspace.jobs.lessons import Course
-from innerspace.jobs.text import TextData
-from innerspace.jobs.wired import Makings
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.fit import FitConfig

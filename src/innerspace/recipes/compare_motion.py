@@ -5,8 +5,8 @@ After ``innerspace demo``: ``innerspace run compare-motion --data.forecaster run
 
 from innerspace.decompose.nonlinearities import TopK
 from innerspace.jobs.compare import Compare
-from innerspace.jobs.comparing import Measuring
-from innerspace.jobs.entrants import (
+from innerspace.jobs.comparison.comparing import Measuring
+from innerspace.jobs.comparison.entrants import (
     Independent,
     Ndm,
     Principal,
@@ -15,9 +15,9 @@ from innerspace.jobs.entrants import (
     Sparse,
     Vectors,
 )
-from innerspace.jobs.lessons import Course
-from innerspace.jobs.partitions import Finding
-from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.scenes import SceneData
+from innerspace.jobs.partitions.learned import Finding
 from innerspace.learn.fit import FitConfig
 
 job = Compare(

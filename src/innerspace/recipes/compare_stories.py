@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from innerspace.jobs.compare import Compare
-from innerspace.jobs.comparing import Measuring
-from innerspace.jobs.entrants import (
+from innerspace.jobs.comparison.comparing import Measuring
+from innerspace.jobs.comparison.entrants import (
     Independent,
     Ndm,
     Principal,
@@ -18,10 +18,10 @@ from innerspace.jobs.entrants import (
     Sparse,
     Vectors,
 )
-from innerspace.jobs.lessons import Course
-from innerspace.jobs.partitions import Finding
-from innerspace.jobs.suites import Asking
-from innerspace.jobs.text import TextData
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.text import TextData
+from innerspace.jobs.partitions.learned import Finding
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.fit import FitConfig

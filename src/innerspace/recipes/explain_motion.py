@@ -8,7 +8,7 @@ from pathlib import Path
 
 from innerspace.explain.examples import Sampling
 from innerspace.jobs.explain import Explain
-from innerspace.jobs.scenes import SceneData
+from innerspace.jobs.inputs.scenes import SceneData
 
 job = Explain(
     data=SceneData(Path("runs/demo"), batch=32),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from innerspace.decompose.nonlinearities import TopK
 from innerspace.explain.examples import Sampling
+from innerspace.jobs.dictionaries.lessons import Course, Lesson
 from innerspace.jobs.explain import Explain
-from innerspace.jobs.lessons import Course, Lesson
-from innerspace.jobs.text import TextData
+from innerspace.jobs.inputs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.fit import FitConfig

@@ -5,9 +5,9 @@ On one graphics card, hours: ``innerspace run gpt2-small --data.device cuda``; o
 
 from dataclasses import replace
 
+from innerspace.jobs.dictionaries.lessons import Course, Lesson
 from innerspace.jobs.dictionary import DictionaryJob
-from innerspace.jobs.lessons import Course, Lesson
-from innerspace.jobs.text import TextData
+from innerspace.jobs.inputs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Hub
 from innerspace.learn.presets import Braun2024, Kind

@@ -3,9 +3,9 @@
 Gao et al. 2024 (TopK, AuxK) and Karvonen 2025 (the divergence for the last steps), three seeds of each.
 """
 
+from innerspace.jobs.dictionaries.lessons import Course, Lesson
 from innerspace.jobs.dictionary import DictionaryJob
-from innerspace.jobs.lessons import Course, Lesson
-from innerspace.jobs.text import TextData
+from innerspace.jobs.inputs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Hub
 from innerspace.learn.fit import FitConfig

@@ -6,9 +6,9 @@ The folder of a small Llama (5 layers, width 64) in Hugging Face format and any 
 
 from pathlib import Path
 
-from innerspace.jobs.lessons import Course
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.pareto import Pareto
-from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.fit import FitConfig

@@ -3,10 +3,10 @@
 On one graphics card, for hours.
 """
 
-from innerspace.jobs.partitions import Finding
+from innerspace.jobs.inputs.text import TextData
+from innerspace.jobs.partitions.learned import Finding
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.jobs.subspaces import SubspacesJob, Verifying
-from innerspace.jobs.suites import Asking
-from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Hub
 from innerspace.learn.partitioning import PUBLISHED

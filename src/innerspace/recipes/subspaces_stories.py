@@ -7,10 +7,10 @@ The folder of a small Llama (5 layers, width 64) in Hugging Face format and any 
 from dataclasses import replace
 from pathlib import Path
 
-from innerspace.jobs.partitions import Finding
+from innerspace.jobs.inputs.text import TextData
+from innerspace.jobs.partitions.learned import Finding
+from innerspace.jobs.partitions.suites import Asking
 from innerspace.jobs.subspaces import SubspacesJob, Verifying
-from innerspace.jobs.suites import Asking
-from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Files
 from innerspace.learn.partitioning import Partitioning

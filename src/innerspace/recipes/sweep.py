@@ -1,9 +1,9 @@
 """Control vectors of three forecasters by every method and autoencoder, early and late in their histories."""
 
-from innerspace.jobs.optimized import Optimized
-from innerspace.jobs.steering import Steering
+from innerspace.jobs.control_vectors.optimized import Optimized
+from innerspace.jobs.control_vectors.steering import Steering
+from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.sweep import Sweep
-from innerspace.jobs.vectors import Dictionaries
 from innerspace.learn.fit import FitConfig
 from innerspace.motion.forecasters.hptr import HptrSettings
 from innerspace.motion.forecasters.redmotion import RedMotionSettings

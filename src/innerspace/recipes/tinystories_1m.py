@@ -3,9 +3,9 @@
 A processor suffices: ``innerspace run tinystories-1m``.
 """
 
-from innerspace.jobs.lessons import Course
+from innerspace.jobs.dictionaries.lessons import Course
+from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.pareto import Pareto
-from innerspace.jobs.text import TextData
 from innerspace.language.corpora import Corpus
 from innerspace.language.sources import Hub
 from innerspace.learn.fit import FitConfig

@@ -1,7 +1,7 @@
 """Words in motion on embedded simulated traffic: probe, steer and judge a small RedMotion, in minutes, offline."""
 
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.partitions import Finding
+from innerspace.jobs.partitions.learned import Finding
 from innerspace.jobs.subspaces import Verifying
 from innerspace.measure.part_labels import Reading
 from innerspace.motion.forecasters.redmotion import RedMotionSettings

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from innerspace.interventions import Read
-from innerspace.jobs.agreement import Behavior, Question
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.wired import Wired
+from innerspace.jobs.circuitry.agreement import Behavior, Question
+from innerspace.jobs.circuitry.wired import Wired
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.measure.attribution import attributed, exact, rank_correlation
 from innerspace.measure.circuits import Circuit, Faithfulness, Scored, SmallCircuits
 from innerspace.measure.estimate import Estimate, over_seeds

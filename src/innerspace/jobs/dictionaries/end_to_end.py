@@ -15,9 +15,9 @@ from torch import Tensor
 
 from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import At, Fix, Splice
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, Trained, train_lessons
+from innerspace.jobs.inputs.scenes import SceneReading
 from innerspace.jobs.job import Run
-from innerspace.jobs.lessons import Course, Lesson, Trained, train_lessons
-from innerspace.jobs.scenes import SceneReading
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import Balanced, Objective, OutputKL, Reconstruction
 from innerspace.measure.estimate import over_seeds

@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerspace.interventions import Read
-from innerspace.jobs.exchanges import exchanges, shared_by
-from innerspace.jobs.scenes import SceneReading
-from innerspace.jobs.steering import MEASURES
-from innerspace.jobs.subject import Subject
-from innerspace.jobs.suites import Asking, contrasts_of
+from innerspace.jobs.control_vectors.steering import MEASURES
+from innerspace.jobs.inputs.scenes import SceneReading
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.partitions.exchanges import exchanges, shared_by
+from innerspace.jobs.partitions.suites import Asking, contrasts_of
 from innerspace.language.causal_lm import LoadedLM
 from innerspace.language.circuits import Suite
 from innerspace.language.pieces import Pieces

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from innerspace.decompose.base import Decomposition
-from innerspace.jobs.subject import Subject
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.language.suites.agreement import ENGLISH, STORIES, STRUCTURES, Structure, Template, agreement
 from innerspace.measure.documents import Draws, Ledger
 from innerspace.measure.estimate import Estimate

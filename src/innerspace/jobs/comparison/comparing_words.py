@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from innerspace.jobs.entrants import BY_LABELS
+from innerspace.jobs.comparison.entrants import BY_LABELS
 from innerspace.report.compare import MEASURES, best_of, level_with
 from innerspace.report.numerals import estimate, number, phrase
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from innerspace.jobs.dictionaries.lessons import Lesson, Trained
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.job import Run
-from innerspace.jobs.lessons import Lesson, Trained
-from innerspace.jobs.subject import Subject
 from innerspace.measure.splicing import OutputLoss, SpliceFidelity, TokenLoss, mean_state, splice_fidelity
 from innerspace.parallel import Share, meet
 

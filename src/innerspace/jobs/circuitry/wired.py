@@ -13,9 +13,9 @@ from torch import Tensor
 from innerspace.decompose.base import Decomposition
 from innerspace.decompose.dictionary import Dictionary
 from innerspace.harvest.stream import TokenRule, gather
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, train_lessons
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.job import Run
-from innerspace.jobs.lessons import Course, Lesson, train_lessons
-from innerspace.jobs.subject import Subject
 from innerspace.learn.objectives import Downstream, OutputKL, Reconstruction, Sparsity, Term
 from innerspace.learn.partitions import principal_partition
 from innerspace.value import Value

@@ -16,8 +16,8 @@ from innerspace.decompose.base import Home
 from innerspace.decompose.dictionary import Dictionary, Form
 from innerspace.decompose.nonlinearities import Nonlinearity, ReLU
 from innerspace.decompose.sparse import on_per_row
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.job import Run
-from innerspace.jobs.subject import Subject
 from innerspace.learn.callbacks import Bar, Checkpoint, DeadLatents, Log, Measure
 from innerspace.learn.fit import Callback, FitConfig, Phase, Record, Student, fit_together
 from innerspace.learn.objectives import Reconstruction, Sparsity, Term

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from innerspace.decompose.subspaces import Subspaces
-from innerspace.jobs.exchanges import shared_by
-from innerspace.jobs.partitions import Held
-from innerspace.jobs.subject import Subject
+from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.partitions.exchanges import shared_by
+from innerspace.jobs.partitions.learned import Held
 from innerspace.language.pieces import Pieces
 from innerspace.measure.part_labels import PartLabels, Reading, Told, equally_many, most_frequent, part_labels
 from innerspace.measure.preimages import Closeness, Hits, Queries, preimages

@@ -17,10 +17,10 @@ from innerspace.decompose.directions import Directions, Origin
 from innerspace.decompose.nonlinearities import Nonlinearity, ReLU
 from innerspace.decompose.saved import load
 from innerspace.decompose.subspaces import Subspaces, even_sizes
-from innerspace.jobs.grounds import Ground, Sample
+from innerspace.jobs.comparison.grounds import Ground, Sample
+from innerspace.jobs.dictionaries.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.job import Run
-from innerspace.jobs.lessons import Course, Lesson, train_lessons
-from innerspace.jobs.partitions import ICA_ROWS, Finding, harvest, learn
+from innerspace.jobs.partitions.learned import ICA_ROWS, Finding, harvest, learn
 from innerspace.learn.objectives import Downstream, OutputKL, Reconstruction, Sparsity, Term
 from innerspace.learn.partitions import independent_partition, principal_partition
 from innerspace.learn.solve import Method, bootstrap, contrast

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerspace.interventions import At, Steer
-from innerspace.jobs.parts import chunks
+from innerspace.jobs.inputs.parts import chunks
 from innerspace.measure.estimate import Estimate
 from innerspace.measure.forecasts import forecast
 from innerspace.measure.paired import Resamples, summary

@@ -11,9 +11,9 @@ import torch
 
 from innerspace.checkpoint import State
 from innerspace.harvest.shuffled import check_same, check_share
-from innerspace.jobs.data import Data
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.parts import chunks
 from innerspace.jobs.job import Run
-from innerspace.jobs.parts import chunks
 from innerspace.measure.activations import Caption
 from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import Batch, frame

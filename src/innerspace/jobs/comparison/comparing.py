@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from innerspace.decompose.base import Decomposition
-from innerspace.jobs.entrants import Made
-from innerspace.jobs.grounds import Sample
+from innerspace.jobs.comparison.entrants import Made
+from innerspace.jobs.comparison.grounds import Sample
 from innerspace.measure.coding_cost import CodingCost, coding_cost
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.isolation import Isolation, Steerable, Variable, isolation, steerability

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from innerspace.jobs.data import Splits
+from innerspace.jobs.inputs.data import Splits
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.scene_store import StoredAgents
 from innerspace.motion.words import Labels, Vocabulary, label

@@ -13,8 +13,8 @@ from torch import Tensor
 from innerspace.decompose.base import Home
 from innerspace.decompose.subspaces import Subspaces
 from innerspace.harvest.store import DType, Places, Store, write_store
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.job import Run
-from innerspace.jobs.subject import Subject
 from innerspace.language.text import Text
 from innerspace.learn.assembling import Assembling
 from innerspace.learn.callbacks import Bar, Checkpoint, Log

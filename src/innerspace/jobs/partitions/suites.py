@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from innerspace.jobs.patches import Test
+from innerspace.jobs.partitions.patches import Test
 from innerspace.language.causal_lm import LoadedLM
 from innerspace.language.circuits import Pairs, Suite
 from innerspace.language.suites.conflict import conflict, recalled

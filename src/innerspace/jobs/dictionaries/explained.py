@@ -15,8 +15,8 @@ from innerspace.explain.interpret import Explained, Interpretation
 from innerspace.explain.scores import MEASURES, Difference, Scores, against_controls, between
 from innerspace.interop.neuronpedia import Explanation, write_explanations
 from innerspace.interop.places import Source as Place
-from innerspace.jobs.features import Member, features_section
-from innerspace.jobs.subject import Subject
+from innerspace.jobs.dictionaries.features import Member, features_section
+from innerspace.jobs.inputs.subject import Subject
 from innerspace.language.causal_lm import CausalLM
 from innerspace.report.numerals import estimate, number, phrase
 

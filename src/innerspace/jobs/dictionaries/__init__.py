@@ -1,0 +1,1 @@
+"""Chapters of the jobs on dictionaries: lessons, judgement, features, explanations."""

@@ -1,0 +1,1 @@
+"""What jobs read: networks, scenes, text, and how they are split."""

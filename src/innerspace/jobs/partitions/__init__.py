@@ -1,0 +1,1 @@
+"""Chapters of the job on subspaces: partitions learned, patched, looked at."""
