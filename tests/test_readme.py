@@ -18,11 +18,11 @@ from innerspace.decompose.dictionary import Dictionary
 from innerspace.decompose.directions import Directions, Origin
 from innerspace.decompose.nonlinearities import ReLU
 from innerspace.interventions import At, Read, Steer
-from innerspace.jobs.control_vectors.vectors import vectors_of
 from innerspace.jobs.inputs.data import Data, read_source
 from innerspace.jobs.inputs.scenes import SceneData
 from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run, execute
+from innerspace.jobs.motion.vectors import vectors_of
 from innerspace.language.corpora import Corpus, prepare
 from innerspace.language.sources import Texts
 from innerspace.learn.fit import FitConfig, fit

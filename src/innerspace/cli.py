@@ -17,8 +17,6 @@ from rich.table import Table
 from innerspace import recipes as recipe_package
 from innerspace.app.serve import serve
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.requests import Mode
-from innerspace.jobs.control_vectors.vectors import FOR_CONTROL
 from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.evaluation import evaluate
 from innerspace.jobs.finished import Finished
@@ -26,6 +24,8 @@ from innerspace.jobs.inputs.data import Data, Source
 from innerspace.jobs.inputs.scenes import SceneData
 from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, execute
+from innerspace.jobs.motion.requests import Mode
+from innerspace.jobs.motion.vectors import FOR_CONTROL
 from innerspace.jobs.pareto import Pareto
 from innerspace.jobs.steer import steer
 from innerspace.language.causal_lm import load as load_language_model

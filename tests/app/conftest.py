@@ -18,9 +18,9 @@ from rich.console import Console
 from app.studied_runs import language_run, motion_run, place  # noqa: F401
 from innerspace.app.serve import prepare
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.dictionaries.end_to_end import EndToEnd
 from innerspace.jobs.job import execute
+from innerspace.jobs.motion.vectors import Dictionaries
 from walks.conftest import tiny  # noqa: F401
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

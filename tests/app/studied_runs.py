@@ -11,11 +11,11 @@ from rich.console import Console
 
 from innerspace.decompose.nonlinearities import TopK
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.dictionaries.lessons import Course, Lesson, train_lessons
 from innerspace.jobs.dictionary import DictionaryJob
 from innerspace.jobs.inputs.parts import Parts
 from innerspace.jobs.job import Run
+from innerspace.jobs.motion.vectors import Dictionaries
 from innerspace.jobs.partitions.learned import Finding, harvest, learn
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.objectives import Downstream, OutputKL, Reconstruction

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from innerspace.harvest.stream import TokenRule
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.steering import Steering
-from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.job import Job, Run, execute
+from innerspace.jobs.motion.steering import Steering
+from innerspace.jobs.motion.vectors import Dictionaries
 from innerspace.motion.forecasters.redmotion import RedMotionSettings
 from innerspace.motion.forecasters.wayformer import WayformerSettings
 from innerspace.motion.framing import Framing

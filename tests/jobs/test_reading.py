@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from innerspace.jobs.control_vectors.reading import readable
+from innerspace.jobs.motion.reading import readable
 from innerspace.learn.probes import LogisticSettings
 from innerspace.learn.probing import ProbingSettings, probe
 from innerspace.motion.words import UNDEFINED, Labels, Vocabulary

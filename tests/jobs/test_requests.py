@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from innerspace.jobs.control_vectors.control_loop import Looping
-from innerspace.jobs.control_vectors.requests import MODES, goals, way
+from innerspace.jobs.motion.control_loop import Looping
+from innerspace.jobs.motion.requests import MODES, goals, way
 from innerspace.motion.instructions import understand
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from innerspace.jobs.control_vectors.shifted import METHODS, METRICS, Control, Steered, judge, measured_factor
-from innerspace.jobs.control_vectors.unseen_words import opening
+from innerspace.jobs.motion.shifted import METHODS, METRICS, Control, Steered, judge, measured_factor
+from innerspace.jobs.motion.unseen_words import opening
 from innerspace.measure.estimate import Estimate
 from innerspace.measure.forecasts import readout
 from innerspace.measure.paired import Resamples

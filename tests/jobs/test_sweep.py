@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from innerspace.harvest.stream import TokenRule
-from innerspace.jobs.control_vectors.optimized import Optimized
-from innerspace.jobs.control_vectors.steering import Steering
-from innerspace.jobs.control_vectors.sweep_rows import Cell, best_ways, conclusions, linearity_by_sparsity, overview
-from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.inputs.parts import Parts
 from innerspace.jobs.job import execute
+from innerspace.jobs.motion.optimized import Optimized
+from innerspace.jobs.motion.steering import Steering
+from innerspace.jobs.motion.sweep_rows import Cell, best_ways, conclusions, linearity_by_sparsity, overview
+from innerspace.jobs.motion.vectors import Dictionaries
 from innerspace.jobs.sweep import Sweep
 from innerspace.learn.fit import FitConfig
 from innerspace.learn.steering_vectors import SteeringFit

@@ -9,7 +9,7 @@ from innerspace.decompose.directions import Origin
 from innerspace.decompose.mixer import Mixing
 from innerspace.decompose.nonlinearities import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from innerspace.harvest.sequences import Sequences
-from innerspace.jobs.control_vectors.vectors import Dictionaries, Fitted, Kind, fit_vectors, missing_classes
+from innerspace.jobs.motion.vectors import Dictionaries, Fitted, Kind, fit_vectors, missing_classes
 from innerspace.learn.fit import FitConfig
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.words import SPEED, UNDEFINED, Labels, Vocabulary

@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.control_loop import Looping
-from innerspace.jobs.control_vectors.optimized import Optimized
-from innerspace.jobs.control_vectors.steering import Steering
-from innerspace.jobs.control_vectors.vectors import Dictionaries
 from innerspace.jobs.dictionaries.end_to_end import EndToEnd
 from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.job import execute
+from innerspace.jobs.motion.control_loop import Looping
+from innerspace.jobs.motion.optimized import Optimized
+from innerspace.jobs.motion.steering import Steering
+from innerspace.jobs.motion.vectors import Dictionaries
 from innerspace.jobs.partitions.learned import Finding
 from innerspace.jobs.subspaces import Verifying
 from innerspace.learn.fit import FitConfig

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from innerspace.app.forecasts import Steered, Vector
 from innerspace.app.scene_map import HUES
-from innerspace.jobs.control_vectors.steering import MEASURES
+from innerspace.jobs.motion.steering import MEASURES
 from innerspace.motion.responses import (
     Limits,
     max_curvature,

@@ -86,7 +86,7 @@ from safetensors.torch import save_file
 from innerspace.decompose.directions import Directions
 from innerspace.interventions import At
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.requests import way
+from innerspace.jobs.motion.requests import way
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.forecasters.known import load_model
 from innerspace.motion.framing import frame

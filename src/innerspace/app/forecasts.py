@@ -17,8 +17,8 @@ from innerspace.app.state import Amounts, View
 from innerspace.decompose.directions import Directions
 from innerspace.interventions import At
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.requests import goals, way
-from innerspace.jobs.control_vectors.vectors import FOR_CONTROL, vectors_of
+from innerspace.jobs.motion.requests import goals, way
+from innerspace.jobs.motion.vectors import FOR_CONTROL, vectors_of
 from innerspace.measure.control_loop import Controlled, Goal, Loop, control
 from innerspace.measure.forecasts import forecast, readout
 from innerspace.measure.solving import OUTCOMES

@@ -15,7 +15,7 @@ from innerspace.app.forecasts import LONGEST_TEXT, STEP, Forecasts, ForecastView
 from innerspace.app.held import Held
 from innerspace.app.tab import FAILURES, Shell, Tab, message, panel
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.requests import Mode
+from innerspace.jobs.motion.requests import Mode
 from innerspace.motion.scenes import KINDS
 from innerspace.report.numerals import spoken
 

@@ -14,8 +14,8 @@ from innerspace.app.state import View
 from innerspace.app.studied import Saved, Studied
 from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.interventions import Read
-from innerspace.jobs.control_vectors.vectors import SEQUENTIAL
 from innerspace.jobs.dictionaries.features import Member, features_section
+from innerspace.jobs.motion.vectors import SEQUENTIAL
 from innerspace.language.causal_lm import CausalLM
 from innerspace.measure.activations import Selection, frequencies
 from innerspace.measure.direct_path import DirectPath

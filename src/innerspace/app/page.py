@@ -1,6 +1,7 @@
 """The workbench as a page: its tabs in a row, its looks, and the server that gives it out."""
 
 import logging
+import signal
 import socket
 import threading
 from html import escape
@@ -76,7 +77,10 @@ class Workbench:
         )
 
     def wait(self) -> None:
-        """Serve until interrupted."""
+        """Serve until interrupted or asked to end."""
+        for way in (signal.SIGINT, signal.SIGTERM):
+            # what was started in the background may have been told to ignore them
+            signal.signal(way, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.pictures import choose
+from innerspace.jobs.motion.pictures import choose
 from innerspace.motion.framing import frame
 from innerspace.motion.scenes import Scene
 from innerspace.motion.sentences import describe

@@ -20,18 +20,17 @@ from innerspace.decompose.directions import Directions, Origin
 from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.stream import TokenRule, gather
 from innerspace.interventions import At, Steer
-from innerspace.jobs.control_vectors import summary
-from innerspace.jobs.control_vectors.control_loop import LoopBench, Looping
-from innerspace.jobs.control_vectors.optimized import Optimized, optimized_vectors
-from innerspace.jobs.control_vectors.pictures import pictures
-from innerspace.jobs.control_vectors.reading import (
-    collapse_section,
-    measure_collapse,
-    online_section,
-    probe_section,
-    readable,
-)
-from innerspace.jobs.control_vectors.steering import (
+from innerspace.jobs.dictionaries.end_to_end import EndToEnd, compared
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.parts import Parts, chunks
+from innerspace.jobs.inputs.scenes import SceneReading, first_of_each_scene
+from innerspace.jobs.job import Job, Run
+from innerspace.jobs.motion import summary
+from innerspace.jobs.motion.control_loop import LoopBench, Looping
+from innerspace.jobs.motion.optimized import Optimized, optimized_vectors
+from innerspace.jobs.motion.pictures import pictures
+from innerspace.jobs.motion.reading import collapse_section, measure_collapse, online_section, probe_section, readable
+from innerspace.jobs.motion.steering import (
     MEASURES,
     Bench,
     Judged,
@@ -41,7 +40,7 @@ from innerspace.jobs.control_vectors.steering import (
     off_target,
     refinement_rows,
 )
-from innerspace.jobs.control_vectors.vectors import (
+from innerspace.jobs.motion.vectors import (
     FOR_CONTROL,
     OPTIMIZED,
     PLAIN,
@@ -53,11 +52,6 @@ from innerspace.jobs.control_vectors.vectors import (
     judge_dictionaries,
     missing_classes,
 )
-from innerspace.jobs.dictionaries.end_to_end import EndToEnd, compared
-from innerspace.jobs.inputs.data import Data
-from innerspace.jobs.inputs.parts import Parts, chunks
-from innerspace.jobs.inputs.scenes import SceneReading, first_of_each_scene
-from innerspace.jobs.job import Job, Run
 from innerspace.jobs.partitions.learned import Finding
 from innerspace.jobs.subspaces import Verifying, study
 from innerspace.learn.probing import ProbingSettings, probe

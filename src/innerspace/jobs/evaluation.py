@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from innerspace.jobs.control_vectors.steering import MEASURES, Bench
-from innerspace.jobs.control_vectors.summary import judge_forecasts
-from innerspace.jobs.control_vectors.vectors import Fitted
 from innerspace.jobs.finished import Finished
 from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.motion.steering import MEASURES, Bench
+from innerspace.jobs.motion.summary import judge_forecasts
+from innerspace.jobs.motion.vectors import Fitted
 from innerspace.motion.framing import frame
 
 

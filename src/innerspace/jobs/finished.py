@@ -6,7 +6,7 @@ from pathlib import Path
 
 from innerspace.decompose.directions import Directions
 from innerspace.jobs.control import WordsInMotion
-from innerspace.jobs.control_vectors.vectors import PLAIN, vectors_of
+from innerspace.jobs.motion.vectors import PLAIN, vectors_of
 from innerspace.motion.forecasters.known import load_model
 from innerspace.network.model import Model
 

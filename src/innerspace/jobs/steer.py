@@ -9,11 +9,11 @@ from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
-from innerspace.jobs.control_vectors.requests import Answered, Mode, answer, goals, way
-from innerspace.jobs.control_vectors.steering import MEASURES
-from innerspace.jobs.control_vectors.vectors import FOR_CONTROL
 from innerspace.jobs.finished import Finished
 from innerspace.jobs.inputs.parts import chunks
+from innerspace.jobs.motion.requests import Answered, Mode, answer, goals, way
+from innerspace.jobs.motion.steering import MEASURES
+from innerspace.jobs.motion.vectors import FOR_CONTROL
 from innerspace.measure.control_loop import Goal, Loop
 from innerspace.measure.solving import REACHED, UNDEFINED
 from innerspace.motion.framing import Batch, frame

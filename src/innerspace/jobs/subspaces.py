@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerspace.harvest.store import Store
-from innerspace.jobs.control_vectors.steering import MEASURES
 from innerspace.jobs.inputs.scenes import SceneData, SceneReading
 from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
+from innerspace.jobs.motion.steering import MEASURES
 from innerspace.jobs.partitions.exchanges import exchanges
 from innerspace.jobs.partitions.learned import (
     LEARNED,

@@ -25,10 +25,13 @@ from innerspace.decompose.directions import Origin
 from innerspace.decompose.sequence import SequenceAutoencoder
 from innerspace.harvest.sequences import Sequences, gather_sequences
 from innerspace.harvest.stream import TokenRule, gather_by
-from innerspace.jobs.control_vectors import summary
-from innerspace.jobs.control_vectors.optimized import Optimized, optimized_vectors
-from innerspace.jobs.control_vectors.steering import MEASURES, Bench, Steering
-from innerspace.jobs.control_vectors.sweep_rows import (
+from innerspace.jobs.inputs.data import Data
+from innerspace.jobs.inputs.parts import Parts, chunks
+from innerspace.jobs.job import Job, Run
+from innerspace.jobs.motion import summary
+from innerspace.jobs.motion.optimized import Optimized, optimized_vectors
+from innerspace.jobs.motion.steering import MEASURES, Bench, Steering
+from innerspace.jobs.motion.sweep_rows import (
     Cell,
     best_ways,
     conclusions,
@@ -36,7 +39,7 @@ from innerspace.jobs.control_vectors.sweep_rows import (
     linearity_by_sparsity,
     overview,
 )
-from innerspace.jobs.control_vectors.vectors import (
+from innerspace.jobs.motion.vectors import (
     OPTIMIZED,
     PLAIN,
     SEQUENTIAL,
@@ -45,9 +48,6 @@ from innerspace.jobs.control_vectors.vectors import (
     Kind,
     fit_vectors,
 )
-from innerspace.jobs.inputs.data import Data
-from innerspace.jobs.inputs.parts import Parts, chunks
-from innerspace.jobs.job import Job, Run
 from innerspace.learn.solve import Method
 from innerspace.measure.fidelity import row_fidelity
 from innerspace.motion.forecast_metrics import ForecastScores

@@ -18,12 +18,12 @@ import torch
 from rich.markup import escape
 
 from innerspace.decompose.directions import Directions
-from innerspace.jobs.control_vectors.shifted import Control, Steered, judge, measured_factor
-from innerspace.jobs.control_vectors.steering import Bench, Judged, Steering, calibration_rows
-from innerspace.jobs.control_vectors.unseen_words import opening
-from innerspace.jobs.control_vectors.vectors import Fitted, vectors_of
 from innerspace.jobs.inputs.data import Data, Splits
 from innerspace.jobs.job import Job, Run
+from innerspace.jobs.motion.shifted import Control, Steered, judge, measured_factor
+from innerspace.jobs.motion.steering import Bench, Judged, Steering, calibration_rows
+from innerspace.jobs.motion.unseen_words import opening
+from innerspace.jobs.motion.vectors import Fitted, vectors_of
 from innerspace.measure.paired import Resamples
 from innerspace.motion.forecasters.known import load
 from innerspace.motion.framing import Batch, Framing, frame

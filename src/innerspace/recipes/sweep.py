@@ -1,8 +1,8 @@
 """Control vectors of three forecasters by every method and autoencoder, early and late in their histories."""
 
-from innerspace.jobs.control_vectors.optimized import Optimized
-from innerspace.jobs.control_vectors.steering import Steering
-from innerspace.jobs.control_vectors.vectors import Dictionaries
+from innerspace.jobs.motion.optimized import Optimized
+from innerspace.jobs.motion.steering import Steering
+from innerspace.jobs.motion.vectors import Dictionaries
 from innerspace.jobs.sweep import Sweep
 from innerspace.learn.fit import FitConfig
 from innerspace.motion.forecasters.hptr import HptrSettings

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerspace.interventions import Read
-from innerspace.jobs.control_vectors.steering import MEASURES
 from innerspace.jobs.inputs.scenes import SceneReading
 from innerspace.jobs.inputs.subject import Subject
+from innerspace.jobs.motion.steering import MEASURES
 from innerspace.jobs.partitions.exchanges import exchanges, shared_by
 from innerspace.jobs.partitions.suites import Asking, contrasts_of
 from innerspace.language.causal_lm import LoadedLM

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerspace.jobs.control_vectors.steering import MEASURES
+from innerspace.jobs.motion.steering import MEASURES
 from innerspace.measure.forecasts import forecast
 from innerspace.measure.patching import Contrast
 from innerspace.motion.framing import Batch

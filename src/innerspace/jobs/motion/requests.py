@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from innerspace.interventions import Steer
-from innerspace.jobs.control_vectors.steering import MEASURES
+from innerspace.jobs.motion.steering import MEASURES
 from innerspace.measure.control_loop import Controlled, Goal, Loop, Via, control, joined
 from innerspace.measure.forecasts import readout
 from innerspace.motion.framing import Batch

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from innerspace.decompose.directions import Directions, Origin
-from innerspace.jobs.control_vectors.steering import MEASURES
-from innerspace.jobs.control_vectors.vectors import OPTIMIZED, Fitted
 from innerspace.jobs.inputs.parts import Parts, chunks
+from innerspace.jobs.motion.steering import MEASURES
+from innerspace.jobs.motion.vectors import OPTIMIZED, Fitted
 from innerspace.learn.steering_vectors import SteeringFit, Wanted, optimize_vectors
 from innerspace.measure.forecasts import expected
 from innerspace.motion.words import Feature

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from innerspace.decompose.directions import Directions
-from innerspace.jobs.control_vectors.steering import Judged
-from innerspace.jobs.control_vectors.vectors import OPTIMIZED, Fitted
 from innerspace.jobs.inputs.data import Splits
 from innerspace.jobs.inputs.parts import chunks
+from innerspace.jobs.motion.steering import Judged
+from innerspace.jobs.motion.vectors import OPTIMIZED, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.forecast_metrics import Forecast, ForecastScores, constant_velocity, score

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from innerspace.decompose.directions import Directions
 from innerspace.interventions import At, Steer
-from innerspace.jobs.control_vectors.requests import Answered, Mode, answer, goals, way
-from innerspace.jobs.control_vectors.steering import MEASURES, Steering
 from innerspace.jobs.inputs.parts import chunks
+from innerspace.jobs.motion.requests import Answered, Mode, answer, goals, way
+from innerspace.jobs.motion.steering import MEASURES, Steering
 from innerspace.measure.control_loop import Goal, Loop
 from innerspace.measure.estimate import Estimate, from_copies
 from innerspace.measure.forecasts import readout

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerspace.interventions import At, Steer
-from innerspace.jobs.control_vectors.steering import Judged
+from innerspace.jobs.motion.steering import Judged
 from innerspace.measure.forecasts import forecast
 from innerspace.motion.framing import Batch
 from innerspace.motion.scenes import KINDS, LINE_KINDS

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from innerspace.jobs.control_vectors.steering import MEASURES, Judged, off_target
-from innerspace.jobs.control_vectors.vectors import PLAIN, Fitted
+from innerspace.jobs.motion.steering import MEASURES, Judged, off_target
+from innerspace.jobs.motion.vectors import PLAIN, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.motion.forecast_metrics import ForecastScores
 from innerspace.value import Value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from innerspace.jobs.control_vectors.shifted import CONTROLLED, ORACLE, RANDOM, RESCALED, UNCONTROLLED
+from innerspace.jobs.motion.shifted import CONTROLLED, ORACLE, RANDOM, RESCALED, UNCONTROLLED
 from innerspace.measure.estimate import Estimate
 from innerspace.measure.steering import Curve
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from innerspace.jobs.control_vectors.vectors import OPTIMIZED, Fitted
 from innerspace.jobs.inputs.parts import chunks
+from innerspace.jobs.motion.vectors import OPTIMIZED, Fitted
 from innerspace.measure.estimate import Estimate, over_seeds
 from innerspace.measure.forecasts import readout
 from innerspace.measure.steering import Curve, Response, calibrate, respond
