@@ -13,6 +13,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ def page(header: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
             for what in ("read", "steer")
         ]
         lines.append(f"| {name} | {costs['plain']['pass']:.0f} | {rows[0]} | {rows[1]} |")
+    lines += ["", PASSES.format(**{what: _ratio(there, what) for what in ("read", "steer")})]
     bare_us = found["innerspace"]["bare_us"]
     lines += ["", BARE.format(**{f"{who[:3]}_{what}": bare_us[who][what] for who in ("raw hooks", "innerspace")
                                  for what in ("read", "steer")})]  # fmt: skip
@@ -105,6 +107,16 @@ def page(header: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
     several = sorted({tuple(one["with"].items()) for one in there.values()})
     versions = ["with " + ", ".join(f"{package} {number}" for package, number in pairs) for pairs in several]
     return "\n".join([*lines, "", f"Measured: {'; '.join([*told, *versions])}."]) + "\n"
+
+
+def _ratio(there: dict[str, dict[str, Any]], what: str) -> str:
+    """How much longer passes take here than with raw hooks."""
+    costs = [one["added_us"] for one in there.values()]
+    known = sorted(
+        (one["plain"]["pass"] + one["innerspace"][what]) / (one["plain"]["pass"] + one["raw hooks"][what])
+        for one in costs
+    )
+    return f"{median(known):.2f} ({known[0]:.2f} to {known[-1]:.2f})"
 
 
 def _us(value: float | None) -> str:
@@ -134,9 +146,12 @@ COSTS = """## What it adds to a pass
 
 Microseconds of the thread's own time beyond a plain pass (median; every round runs all ways in another order): reading
 the outputs of all four blocks, and adding a vector to one. In each row all were timed in one process; what is wrapped
-once is wrapped beforehand. The machine was loaded: the same way differs by 100 µs and more from row to row, and some
-come out below zero. Only an order of magnitude can be read from this table; the blocks below it are measured better.
+once is wrapped beforehand. What other processes do moves the numbers: the same way differs from row to row, on a busy
+machine by 100 µs and more.
 """
+
+PASSES = """Whole passes with innerspace, next to those with raw hooks (median over rows, least and most): {read} times
+as long where all is read, {steer} times where one block is steered."""
 
 BARE = """On four blocks that do nothing, where only hooks take time: raw hooks read all for {raw_read:.1f} µs and
 steer one for {raw_steer:.1f} µs, innerspace for {inn_read:.1f} µs and {inn_steer:.1f} µs. The rest is what raw hooks do

@@ -29,16 +29,9 @@ class Stopped(Exception):  # noqa: N818
     """Ends a pass early, when every requested site was seen."""
 
 
-@contextmanager
-def attached(
-    find: Callable[[str], nn.Module],
-    plan: Mapping[Site, Sequence[Intervention]],
-    visit: Callable[[Site, tuple[int, ...]], Visit],
-    *,
-    stop: bool = False,
-    repeat: bool = False,
-) -> Generator[None]:
-    """Apply ``plan`` to every pass inside the ``with``, of the network whose modules ``find`` knows by their paths.
+@final
+class Attached:
+    """Applies ``plan`` to every pass inside the ``with``, of the network whose modules ``find`` knows by their paths.
 
     With ``stop`` the pass ends (by ``Stopped``) once all sites were seen. With ``repeat`` a site may come up any number
     of times, as in generation; without, it must come up exactly once.
@@ -47,28 +40,60 @@ def attached(
         Unvisited: at the end, if a site never came up; an exception of the pass itself takes precedence.
         Revisited: during the pass, if a site without ``call`` comes up again.
     """
-    places = [_Place(site, interventions, visit, repeat) for site, interventions in plan.items()]
-    around = [place for place in places if place.site.around is not None]
-    last = _Last(len(places)) if stop else None
-    handles: list[RemovableHandle] = []
-    try:
-        for place in places:
-            place.last = last
-            hooked = place.before if place.site.io == "input" else place.after
-            handles.append(_register(find(place.site.module), place.site.io, hooked))
-        for place in around:
-            # behind the hooks of all sites: what the way around carries is not what the module gave
-            handles.append(_register(find(place.site.around or ""), "output", place.beside))
-        yield
-    finally:
-        for entry in handles:
-            entry.remove()
-    for place in places:
-        if not place.seen:
-            raise Unvisited(
-                f"site {place.site.name!r} ({place.site.module}) never came up in the pass: its module was not called "
-                f"(an unused branch, a fused kernel, a compiled graph, or call={place.site.call} beyond the last)"
-            )
+
+    # a class costs a third of what a generator does, and a pass through a small network takes no longer than a few
+    __slots__ = ("find", "handles", "last", "places")
+
+    def __init__(
+        self,
+        find: Callable[[str], nn.Module],
+        plan: Mapping[Site, Sequence[Intervention]],
+        visit: Callable[[Site, tuple[int, ...]], Visit],
+        *,
+        stop: bool = False,
+        repeat: bool = False,
+    ) -> None:
+        last = _Last(len(plan)) if stop else None
+        self.find = find
+        self.places = [_Place(site, interventions, visit, last, repeat) for site, interventions in plan.items()]
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        try:
+            around = False
+            for place in self.places:
+                site = place.site
+                around = around or site.around is not None
+                module = self.find(site.module)
+                self.handles.append(
+                    module.register_forward_pre_hook(place.before)
+                    if site.io == "input"
+                    else module.register_forward_hook(place.after)
+                )
+            if around:
+                # behind the hooks of all sites: what the way around carries is not what the module gave
+                for place in self.places:
+                    if place.site.around is not None:
+                        self.handles.append(self.find(place.site.around).register_forward_hook(place.beside))
+        except BaseException:
+            self._detach()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._detach()
+        if kind is not None:
+            return
+        for place in self.places:
+            if not place.seen:
+                site = place.site
+                raise Unvisited(
+                    f"site {site.name!r} ({site.module}) never came up in the pass: its module was not called "
+                    f"(an unused branch, a fused kernel, a compiled graph, or call={site.call} beyond the last)"
+                )
+
+    def _detach(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 class _Last:
@@ -92,11 +117,12 @@ class _Place:
         site: Site,
         interventions: Sequence[Intervention],
         visit: Callable[[Site, tuple[int, ...]], Visit],
+        last: _Last | None,
         repeat: bool,
     ) -> None:
-        self.site, self.interventions, self.visit, self.repeat = site, interventions, visit, repeat
+        self.site, self.interventions, self.visit = site, interventions, visit
+        self.last, self.repeat = last, repeat
         self.count, self.seen = 0, False
-        self.last: _Last | None = None
         self.change: Tensor | None = None
 
     def before(self, _: nn.Module, arguments: _Arguments) -> _Arguments:
@@ -151,7 +177,3 @@ def bypassed(module: nn.Module, paths: Sequence[str], result: object) -> Generat
                 del part.forward
             else:
                 part.forward = own
-
-
-def _register(module: nn.Module, io: str, hook: Callable[..., Any]) -> RemovableHandle:
-    return module.register_forward_pre_hook(hook) if io == "input" else module.register_forward_hook(hook)

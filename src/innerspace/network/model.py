@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from innerspace.network.hooks import Stopped, attached, bypassed
+from innerspace.network.hooks import Attached, Stopped, bypassed
 from innerspace.network.site import Site, Where
 from innerspace.network.trace import Intervention, Trace, Visit
 
@@ -209,7 +209,8 @@ class Model:
         Every call of a site is edited; reads keep the last one. ``batch`` tells interventions what is padding.
         """
         trace = Trace()
-        with self._edited(batch, self._plan(interventions), trace, stop=False, repeat=True):
+        attached = self._attached(batch, self._plan(interventions), trace, repeat=True)
+        with _Frozen(self.module, self._attributes), attached:
             yield trace
 
     def _part(self, path: str) -> nn.Module:
@@ -228,7 +229,7 @@ class Model:
     def _pass(self, batch: Any, plan: _Plan, *, stop: bool) -> Trace:
         trace = Trace()
         try:
-            with self._edited(batch, plan, trace, stop=stop, repeat=False):
+            with _Frozen(self.module, self._attributes), self._attached(batch, plan, trace, stop=stop):
                 trace.output = self.family.forward(self.module, batch)
         except Stopped:
             pass
@@ -253,8 +254,7 @@ class Model:
         size = self._forms[path]
         return (hidden, *[None] * (size - 1)) if size else hidden
 
-    @contextmanager
-    def _edited(self, batch: Any, plan: _Plan, trace: Trace, *, stop: bool, repeat: bool) -> Generator[None]:
+    def _attached(self, batch: Any, plan: _Plan, trace: Trace, *, stop: bool = False, repeat: bool = False) -> Attached:
         masks: dict[str, Tensor | None] = {}
         seen: dict[str, tuple[int, int]] = {}
 
@@ -271,8 +271,7 @@ class Model:
 
             return Visit(site, batch, trace, valid, self._start(seen, site, shape, batch) if repeat else 0)
 
-        with _Frozen(self.module, self._attributes), attached(self._part, plan, visit, stop=stop, repeat=repeat):
-            yield
+        return Attached(self._part, plan, visit, stop=stop, repeat=repeat)
 
     def _start(self, seen: dict[str, tuple[int, int]], site: Site, shape: tuple[int, ...], batch: Any) -> int:
         """How many tokens of a generation came before these: a call of the prompt's length begins another one.
@@ -338,7 +337,6 @@ def _fitted(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
 class _Frozen:
     """Evaluation mode and no gradient for the parameters; what was there before comes back at the end."""
 
-    # a class costs a third of what a generator does, and a pass through a small network takes no longer than a few
     __slots__ = ("attributes", "module", "training", "wanted")
 
     def __init__(self, module: nn.Module, attributes: Sequence[dict[str, Any]]) -> None:
