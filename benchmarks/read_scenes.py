@@ -69,7 +69,7 @@ def rates(count: int, work: Callable[[], object], repeats: int = 3) -> dict[str,
     return {"per_second": count / seconds, "per_core_second": count / core}
 
 
-def main(assets: Path = ASSETS, count: int = 300, workers: int = 2) -> None:
+def main(assets: Path = ASSETS, count: int = 2000, workers: int = 2) -> None:
     """All rates, and what they stand on."""
     torch.set_num_threads(1)
     found = sorted(assets.rglob("scenario_*.parquet"))
