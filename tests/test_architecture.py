@@ -1,9 +1,11 @@
 """The documents and the code agree: the tree and its sentences, the floors, the files and tests that are named."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +147,24 @@ def test_documents_name_only_what_exists(document: Path) -> None:
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         assert "://" in target or (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_no_name_is_undefined() -> None:
+    # shapes in annotations are strings of names that exist nowhere, for which the linter's own rule is off
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "json"]
+    folders = [str(ROOT / name) for name in ("src", "tests", "benchmarks", "examples")]
+    found = json.loads(subprocess.run([*command, *folders], capture_output=True, text=True, check=False).stdout)
+    assert found, "the shapes are not looked at"
+    quoted = {name: strings(Path(name)) for name in {one["filename"] for one in found}}
+    undefined = list[str]()
+    for one in found:
+        place = one["location"]["row"], one["location"]["column"] - 1
+        if not any(start <= place < end for start, end in quoted[one["filename"]]):
+            undefined.append(f"{one['filename']}:{place[0]}: {one['message']}")
+    assert not undefined
+
+
+def strings(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the string literals of a file begin and end."""
+    with path.open("rb") as file:
+        return [(token.start, token.end) for token in tokenize.tokenize(file.readline) if token.type == tokenize.STRING]
