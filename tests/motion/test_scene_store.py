@@ -151,7 +151,7 @@ def test_another_stream_is_not_continued(store: SceneStore, settings: dict[str, 
 
 
 def test_batches_that_do_not_fit_are_refused(store: SceneStore) -> None:
-    with pytest.raises(ValueError, match=f"a batch should have 1 … {store.agents} rows"):
+    with pytest.raises(ValueError, match=f"a batch should have 1 … {store.agents} agents"):
         store.batches(FRAMING, store.agents + 1, seed=0)
     with pytest.raises(ValueError, match="a batch of 6 cannot be shared out to process 0 of 4"):
         store.batches(FRAMING, 6, seed=0, world=4)

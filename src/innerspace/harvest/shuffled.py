@@ -6,7 +6,7 @@ and its rows are drawn in random order, while rows of the next group take the sl
 when depends on the seed alone, so a place in the stream is one number, for any number of processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import final
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from innerspace.checkpoint import State
+from innerspace.harvest.epochs import check_batch, check_even, check_same
 
 
 @final
@@ -42,7 +43,8 @@ class Shuffled:
         block: int,
         buffer: int,
     ) -> None:
-        check_share(count, batch, rank, world)
+        check_batch(count, batch)
+        check_even(batch, rank, world)
         if not (1 <= block <= buffer and seed >= 0):
             raise ValueError(f"1 ≤ block ≤ buffer and seed ≥ 0 are needed; they are {block}, {buffer} and {seed}")
         self._read, self._count, self._rank, self._world = read, count, rank, world
@@ -144,29 +146,3 @@ class _Group:
         turns = self._turns[self._given : self._given + count]
         self._given += len(turns)
         return self._slots[turns]
-
-
-def check_share(count: int, batch: int, rank: int, world: int) -> None:
-    """Refuse batches that are larger than what there is, or cannot be shared out evenly.
-
-    Raises:
-        ValueError: saying what is possible.
-    """
-    if not 1 <= batch <= count:
-        raise ValueError(f"a batch should have 1 … {count} rows, as many as there are; it has {batch}")
-    if not 0 <= rank < world or batch % world:
-        raise ValueError(
-            f"a batch of {batch} cannot be shared out to process {rank} of {world}: "
-            f"the number of processes should divide it, and ranks are 0 … {world - 1}"
-        )
-
-
-def check_same(own: Mapping[str, int | str], state: State) -> None:
-    """Refuse the state of another stream.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    for name, value in own.items():
-        if state.get(name) != value:
-            raise ValueError(f"the stream has {name} {value}, the one to continue had {name} {state.get(name)}")

@@ -16,9 +16,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from innerspace.checkpoint import State
+from innerspace.harvest.epochs import Epochs, check_even
 from innerspace.harvest.shards import ArrayFile, ArrayWriter, Column, fingerprint
-from innerspace.harvest.shuffled import check_same, check_share
 from innerspace.language.text import Text
+from innerspace.parallel import Share
 from innerspace.value import Value
 
 Part = Literal["train", "held_out"]
@@ -130,27 +131,20 @@ class Batches:
 
     def __init__(self, shards: TokenShards, batch: int, seed: int, *, split: Part, rank: int, world: int) -> None:
         shards.check(split, batch)
-        check_share(shards.sequences(split), batch, rank, world)
-        if seed < 0:
-            raise ValueError(f"the seed should not be negative, it is {seed}")
-        self._shards, self._batch, self._seed = shards, batch, seed
+        check_even(batch, rank, world)
+        self._shards = shards
         self._split: Part = split
-        self._mine = slice(rank, None, world)
         tokens = fingerprint(shards.manifest.train if split == "train" else shards.manifest.held_out)
-        self._identity = {"tokens": tokens, "split": split, "seed": seed, "batch": batch}
-        self._begin(epoch=0, position=0)
+        identity = {"tokens": tokens, "split": split}
+        self._epochs = Epochs(shards.sequences(split), batch, seed, identity, Share(rank, world), "sequences")
 
     def next(self) -> Text:
         """The next batch, or this process's share of it."""
-        if self._position + self._batch > len(self._order):
-            self._begin(self._epoch + 1, position=0)
-        index = self._order[self._position : self._position + self._batch][self._mine]
-        self._position += self._batch
-        return self._shards.rows(self._split, torch.from_numpy(index))
+        return self._shards.rows(self._split, self._epochs.next())
 
     def state(self) -> State:
         """Where the stream stands, the same for every process."""
-        return {**self._identity, "epoch": self._epoch, "position": self._position}
+        return self._epochs.state()
 
     def restore(self, state: State) -> None:
         """Continue where ``state`` was taken, by any number of processes.
@@ -158,14 +152,7 @@ class Batches:
         Raises:
             ValueError: if it was taken from another stream.
         """
-        check_same(self._identity, state)
-        self._begin(state["epoch"], state["position"])
-
-    def _begin(self, epoch: int, position: int) -> None:
-        count = self._shards.sequences(self._split)
-        self._order = np.arange(count, dtype=np.int32)
-        np.random.default_rng([self._seed, epoch]).shuffle(self._order)
-        self._epoch, self._position = epoch, position
+        self._epochs.restore(state)
 
 
 @final

@@ -22,6 +22,7 @@ from innerspace.checkpoint import State
 from innerspace.decompose.base import Code, Decomposition, Home
 from innerspace.decompose.sparse import Sparse, weighted_sum
 from innerspace.decompose.subspaces import Subspaces
+from innerspace.harvest.epochs import check_same
 from innerspace.learn.callbacks import Callback
 from innerspace.learn.fit import FitConfig, Record, fit
 from innerspace.learn.objectives import Term
@@ -234,9 +235,7 @@ class _Exchanged(Trials, Generic[B]):
         return {"seed": self._seed, "contrasts": len(self._exchanges), "drawn": self._drawn}
 
     def restore(self, state: State) -> None:
-        for name in ("seed", "contrasts"):
-            if state.get(name) != (own := self.state()[name]):
-                raise ValueError(f"the stream has {name} {own}, the one to continue had {name} {state.get(name)}")
+        check_same({"seed": self._seed, "contrasts": len(self._exchanges)}, state)
         self._drawn = state["drawn"]
 
 

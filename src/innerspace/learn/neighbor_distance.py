@@ -21,8 +21,9 @@ from innerspace.checkpoint import State
 from innerspace.decompose.base import Code, Decomposition
 from innerspace.decompose.dictionary import moments
 from innerspace.decompose.subspaces import Subspaces
+from innerspace.harvest.epochs import check_same
 from innerspace.harvest.shards import fingerprint
-from innerspace.harvest.shuffled import Shuffled, check_same
+from innerspace.harvest.shuffled import Shuffled
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Matches, Metric, Neighborhood, nearest
 from innerspace.learn.objectives import Term

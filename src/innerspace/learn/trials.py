@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -19,6 +18,7 @@ from innerspace.checkpoint import State
 from innerspace.decompose.base import AnyCode, Decomposition
 from innerspace.decompose.dictionary import moments
 from innerspace.decompose.sequence import reconstructed
+from innerspace.harvest.epochs import Epochs
 from innerspace.harvest.sequences import Sequences
 from innerspace.harvest.store import Store
 from innerspace.learn.neighbors import Neighborhood
@@ -137,39 +137,18 @@ class _Local(Trials):
         seed: int,
         share: Share,
     ) -> None:
-        if not 1 <= batch <= count:
-            raise ValueError(f"a batch should have 1 … {count} {noun}, as many as there are; it has {batch}")
-        if seed < 0:
-            raise ValueError(f"the seed should not be negative, it is {seed}")
-        self._count, self._noun, self._device, self._occasion = count, noun, device, occasion
-        self._batch, self._seed, self._share = batch, seed, share
-        self._begin(epoch=0, position=0)
+        self._device, self._occasion = device, occasion
+        self._epochs = Epochs(count, batch, seed, {noun: count}, share, noun)
 
     def draw(self, needs: Set[str] = frozenset()) -> Occasion:
         _refuse(needs)
-        if self._position + self._batch > self._count:
-            self._begin(self._epoch + 1, position=0)
-        index = self._order[self._position : self._position + self._batch]
-        self._position += self._batch
-        return self._occasion(self._share.of(index))
+        return self._occasion(self._epochs.next().to(self._device))
 
     def state(self) -> State:
-        return {**self._identity(), "epoch": self._epoch, "position": self._position}
+        return self._epochs.state()
 
     def restore(self, state: State) -> None:
-        for name, own in self._identity().items():
-            if state.get(name) != own:
-                raise ValueError(f"the stream has {name} {own}, the one to continue had {name} {state.get(name)}")
-        self._begin(state["epoch"], state["position"])
-
-    def _identity(self) -> dict[str, int]:
-        return {"seed": self._seed, "batch": self._batch, self._noun: self._count}
-
-    def _begin(self, epoch: int, position: int) -> None:
-        # a permutation per (seed, epoch) needs no generator state to be kept
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        self._order = torch.from_numpy(order).to(self._device)
-        self._epoch, self._position = epoch, position
+        self._epochs.restore(state)
 
 
 @final

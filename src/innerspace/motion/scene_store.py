@@ -19,12 +19,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from innerspace.checkpoint import State
+from innerspace.harvest.epochs import Epochs, check_even
 from innerspace.harvest.shards import fingerprint
-from innerspace.harvest.shuffled import check_same, check_share
 from innerspace.motion.framing import Batch, Framing, frame
 from innerspace.motion.scene_shards import COLUMNS, Shard, read_names, read_table, view
 from innerspace.motion.scenes import Scene
 from innerspace.motion.sources import Loaded, Skipped
+from innerspace.parallel import Share
 from innerspace.value import Value
 
 
@@ -219,31 +220,22 @@ class SceneBatches:
         self._agents = store.agents_of(np.arange(len(store)) if scenes is None else scenes)
         if not len(self._agents):
             raise ValueError(f"none of these scenes of the store at {store.folder} has an agent to forecast")
-        check_share(len(self._agents), size, rank, world)
-        if seed < 0:
-            raise ValueError(f"the seed should not be negative, it is {seed}")
-        self._store, self._framing, self._size, self._seed = store, framing, size, seed
-        self._mine = slice(rank, None, world)
-        self._identity = {
+        check_even(size, rank, world)
+        self._store, self._framing = store, framing
+        identity = {
             "store": fingerprint(store.manifest),
             "framing": json.dumps(framing.to_json()),
             "agents": hashlib.blake2b(self._agents.tobytes(), digest_size=8).hexdigest(),
-            "seed": seed,
-            "batch": size,
         }
-        self._begin(epoch=0, position=0)
+        self._epochs = Epochs(len(self._agents), size, seed, identity, Share(rank, world), "agents")
 
     def next(self) -> Batch:
         """The next batch, or this process's share of it."""
-        if self._position + self._size > len(self._order):
-            self._begin(self._epoch + 1, position=0)
-        places = self._order[self._position : self._position + self._size][self._mine]
-        self._position += self._size
-        return self._store.frame(self._agents[places], self._framing)
+        return self._store.frame(self._agents[self._epochs.next().numpy()], self._framing)
 
     def state(self) -> State:
         """Where the stream stands, the same for every process."""
-        return {**self._identity, "epoch": self._epoch, "position": self._position}
+        return self._epochs.state()
 
     def restore(self, state: State) -> None:
         """Continue where ``state`` was taken, by any number of processes.
@@ -251,9 +243,4 @@ class SceneBatches:
         Raises:
             ValueError: if it was taken from another stream.
         """
-        check_same(self._identity, state)
-        self._begin(state["epoch"], state["position"])
-
-    def _begin(self, epoch: int, position: int) -> None:
-        self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._agents))
-        self._epoch, self._position = epoch, position
+        self._epochs.restore(state)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 
 from innerspace.checkpoint import State
-from innerspace.harvest.shuffled import check_same, check_share
+from innerspace.harvest.epochs import Epochs, check_even
 from innerspace.jobs.inputs.data import Data
 from innerspace.jobs.inputs.parts import chunks
 from innerspace.jobs.job import Run
@@ -160,21 +159,17 @@ class SceneStream:
     """
 
     def __init__(self, agents: Batch, size: int, seed: int, device: str, share: Share = Share()) -> None:
-        check_share(len(agents), size, share.rank, share.world)
-        self._agents, self._size, self._seed, self._device, self._share = agents, size, seed, device, share
-        self._begin(epoch=0, position=0)
+        check_even(size, share.rank, share.world)
+        self._agents, self._device = agents, device
+        self._epochs = Epochs(len(agents), size, seed, {"agents": len(agents)}, share, "agents")
 
     def next(self) -> Batch:
         """The next batch, or this process's share of it."""
-        if self._position + self._size > len(self._order):
-            self._begin(self._epoch + 1, position=0)
-        rows = self._order[self._position : self._position + self._size]
-        self._position += self._size
-        return self._agents[self._share.of(rows)].to(self._device)
+        return self._agents[self._epochs.next()].to(self._device)
 
     def state(self) -> State:
         """Where the stream stands, the same for every process."""
-        return {**self._identity(), "epoch": self._epoch, "position": self._position}
+        return self._epochs.state()
 
     def restore(self, state: State) -> None:
         """Continue where ``state`` was taken, by any number of processes.
@@ -182,15 +177,7 @@ class SceneStream:
         Raises:
             ValueError: if it was taken from another stream.
         """
-        check_same(self._identity(), state)
-        self._begin(state["epoch"], state["position"])
-
-    def _identity(self) -> dict[str, int | str]:
-        return {"agents": len(self._agents), "seed": self._seed, "batch": self._size}
-
-    def _begin(self, epoch: int, position: int) -> None:
-        self._order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self._agents)))
-        self._epoch, self._position = epoch, position
+        self._epochs.restore(state)
 
 
 @final
