@@ -132,9 +132,25 @@ class Saved(Entrant):
         return [Made(what, None) for what in found]
 
 
+class Fitted(Entrant, ABC):
+    """What takes no training: one decomposition for every seed, each timed by itself."""
+
+    @abstractmethod
+    def fit(self, materials: Materials, seed: int) -> Decomposition:
+        """That of a seed.
+
+        Raises:
+            ValueError: for what cannot be made, and why.
+        """
+
+    def make(self, materials: Materials) -> list[Made]:
+        """One for every seed."""
+        return [_timed(lambda seed=seed: self.fit(materials, seed)) for seed in range(materials.seeds)]
+
+
 @final
 @dataclass(frozen=True)
-class Vectors(Entrant):
+class Vectors(Fitted):
     """A control vector for every label: probe normals, mean differences, or whatever has a closed form.
 
     Seeds beyond the first see documents drawn with replacement.
@@ -154,12 +170,8 @@ class Vectors(Entrant):
         """Directions by labels."""
         return BY_LABELS
 
-    def make(self, materials: Materials) -> list[Made]:
-        """Fit one to the opposing classes of every label that has both."""
-        return [_timed(lambda seed=seed: self.fit(materials, seed)) for seed in range(materials.seeds)]
-
     def fit(self, materials: Materials, seed: int) -> Directions:
-        """The vectors of a seed.
+        """One for the opposing classes of every label that has both.
 
         Raises:
             ValueError: if no label has both of its opposing classes.
@@ -253,7 +265,7 @@ class Ndm(Entrant):
 
 @final
 @dataclass(frozen=True)
-class Principal(Entrant):
+class Principal(Fitted):
     """Principal components, ``unit`` to a part; seeds beyond the first see documents drawn with replacement."""
 
     unit: int = 1
@@ -268,18 +280,15 @@ class Principal(Entrant):
         """Components."""
         return "components"
 
-    def make(self, materials: Materials) -> list[Made]:
+    def fit(self, materials: Materials, seed: int) -> Subspaces:
         """In closed form."""
-        return [_timed(lambda seed=seed: self._fit(materials, seed)) for seed in range(materials.seeds)]
-
-    def _fit(self, materials: Materials, seed: int) -> Subspaces:
         rows = materials.fit.states[materials.drawn(seed)]
         return principal_partition(rows, even_sizes(rows.shape[1], self.unit)).subspaces
 
 
 @final
 @dataclass(frozen=True)
-class Independent(Entrant):
+class Independent(Fitted):
     """Independent components, ``unit`` to a part; seeds as for principal ones."""
 
     unit: int = 1
@@ -294,11 +303,8 @@ class Independent(Entrant):
         """Components."""
         return "components"
 
-    def make(self, materials: Materials) -> list[Made]:
+    def fit(self, materials: Materials, seed: int) -> Subspaces:
         """By FastICA."""
-        return [_timed(lambda seed=seed: self._fit(materials, seed)) for seed in range(materials.seeds)]
-
-    def _fit(self, materials: Materials, seed: int) -> Subspaces:
         chosen = materials.drawn(seed)
         some = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:ICA_ROWS]]
         rows = materials.fit.states[some]
@@ -307,7 +313,7 @@ class Independent(Entrant):
 
 @final
 @dataclass(frozen=True)
-class RandomRotation(Entrant):
+class RandomRotation(Fitted):
     """A rotation drawn evenly from all, ``unit`` coordinates to a part."""
 
     unit: int = 1
@@ -322,12 +328,10 @@ class RandomRotation(Entrant):
         """Random."""
         return "random"
 
-    def make(self, materials: Materials) -> list[Made]:
-        """One for every seed."""
+    def fit(self, materials: Materials, seed: int) -> Subspaces:
+        """Drawn by the seed."""
         width = materials.fit.states.shape[1]
-        sizes = even_sizes(width, self.unit)
-        seeds = (torch.Generator().manual_seed(seed) for seed in range(materials.seeds))
-        return [_timed(lambda g=generator: Subspaces.random(width, sizes, g)) for generator in seeds]
+        return Subspaces.random(width, even_sizes(width, self.unit), torch.Generator().manual_seed(seed))
 
 
 @final
