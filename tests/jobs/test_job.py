@@ -20,6 +20,7 @@ from innerspace.motion.framing import Framing
 from innerspace.motion.losses import Loss
 from innerspace.motion.training import Training
 from innerspace.network.site import Where
+from innerspace.report.record import Provenance
 from innerspace.value import read_json
 
 
@@ -205,3 +206,14 @@ def test_words_in_motion_refuses_what_it_cannot_do(
 def test_steering_refuses_what_cannot_be_judged(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Steering(**settings)
+
+
+def test_what_came_of_a_job_names_where_it_came_from(tmp_path: Path) -> None:
+    run, job = Run(tmp_path, quiet()), Note("two")
+    page = run.conclude(job, {"title": "Notes", "question": "What was noted?"}, seeds=(2, 0, 2), data="none")
+    provenance = Provenance.load(tmp_path / "provenance.json")
+    assert (provenance.seeds, provenance.data, provenance.device) == ((0, 2), "none", "cpu")
+    report = read_json(tmp_path / "report.json")
+    assert report["provenance"] == provenance.to_json()
+    assert report["job"] == job.to_json()
+    assert "What was noted?" in page.read_text()

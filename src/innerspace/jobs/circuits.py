@@ -8,7 +8,6 @@ site suffice, circuits across sites, how far gradients can be trusted, and what 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,6 @@ from innerspace.measure.circuits import (
 from innerspace.measure.estimate import over_seeds
 from innerspace.measure.first_position import first_position
 from innerspace.measure.splicing import TokenLoss, splice_fidelity
-from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 
 
@@ -96,7 +94,6 @@ class Circuits(Job):
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
-        started = datetime.now(UTC)
         subject = self.data.open(run)
         names = [subject.model.site(site).name for site in self.sites]
         names.sort(key=list(subject.model.sites).index)
@@ -121,17 +118,10 @@ class Circuits(Job):
             "question": "Which latents make subject and verb agree, and how few of them are enough?",
             "headlines": headlines(report),
             "remarks": remarks(report, [words for question in questions for words in question.missing]),
-            "job": self,
-            "provenance": Provenance.collect(
-                seeds=sorted({one.seed for one in wired}),
-                data=subject.description,
-                started=started,
-                seconds=(datetime.now(UTC) - started).total_seconds(),
-                device=subject.device,
-            ),
         }
-        write(run.folder, report)
-        return run.folder / "report.html"
+        return run.conclude(
+            self, report, seeds=(one.seed for one in wired), data=subject.description, device=subject.device
+        )
 
     def circuits(
         self, run: Run, subject: Subject, done: Sequence[Question], sites: Sequence[str], wired: Sequence[Wired]

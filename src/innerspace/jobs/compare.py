@@ -7,7 +7,6 @@ is chosen on data to fit to and judged on others, beside random rotations and di
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from innerspace.jobs.job import Job, Run
 from innerspace.jobs.partitions.suites import Asking
 from innerspace.measure.isolation import Variable
 from innerspace.measure.rate import Passes
-from innerspace.report.record import Provenance, write
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,6 @@ class Compare(Job):
 
     def run(self, run: Run) -> Path:
         """Make all, judge all, and write the page."""
-        started = datetime.now(UTC)
         self.data.check()
         subject = self.data.open(run)
         ground = self.ground(subject)
@@ -113,7 +110,6 @@ class Compare(Job):
             findings.append(Findings(entrant.name, entrant.kind, each, stable([one.what for one in own], held)))
         read = {one.label for one in findings[0].seeds[0].readable}
         notes += [f"{name}: too rare among the held-out states to be read." for name in held.labels if name not in read]
-        page = run.folder / "report.html"
         section = self.section(ground, findings, judging, passes)
         report = {
             "title": f"Decompositions of {subject.network}, compared",
@@ -122,17 +118,8 @@ class Compare(Job):
             "remarks": [*remarks(section), *missing, *notes],
             "comparison": section,
             "notes": {"comparison": self.note(subject, passes)},
-            "job": self,
-            "provenance": Provenance.collect(
-                seeds=list(range(self.seeds)),
-                data=subject.description,
-                started=started,
-                seconds=(datetime.now(UTC) - started).total_seconds(),
-                device=subject.device,
-            ),
         }
-        write(run.folder, report)
-        return page
+        return run.conclude(self, report, seeds=range(self.seeds), data=subject.description, device=subject.device)
 
     def ground(self, subject: Subject) -> Ground:
         """What there is to judge by.

@@ -7,7 +7,6 @@ hidden states, control vectors plain and through dictionaries, steering on scene
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -66,7 +65,6 @@ from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
 from innerspace.network.site import Where
 from innerspace.parallel import Share, go_on_alone
-from innerspace.report.record import Provenance, write
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,6 @@ class WordsInMotion(Job):
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
-        started = datetime.now(UTC)
-
         run.say("[bold]1[/] scenes and their words")
         splits = self.data.read(self.forecaster.framing)
         for skip in splits.skipped:
@@ -249,23 +245,14 @@ class WordsInMotion(Job):
             "notes": summary.captions(
                 splits, min(self.steering.samples, len(parts.test)), self.seeds, self.probing.seeds, unit
             ),
-            "job": self.to_json(),
         }
         if self.online_epochs:
             report["online probes, balanced accuracy"] = online_section(
                 rows.states, labels, classes, len(parts.fit), self.online_epochs
             )
         report |= summary.opening(report, controls["random"], first.get("speed"), remarks)
-        provenance = Provenance.collect(
-            seeds=sorted({0, *range(self.seeds), self.training.seed}),
-            data=splits.description,
-            started=started,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-        )
-        provenance.save(run.folder / "provenance.json")
-        report["provenance"] = provenance.to_json()
-        write(run.folder, report)
-        return run.folder / "report.html"
+        seeds = {0, *range(self.seeds), self.training.seed}
+        return run.conclude(self, report, seeds=seeds, data=splits.description)
 
     def train_forecaster(self, parts: Parts, run: Run) -> Trained:
         """Train the forecaster in the run's folder; a complete or interrupted training there is continued."""

@@ -6,7 +6,6 @@ arXiv 2405.12241, and what came since: any dictionary, any mixture of terms, any
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
 from innerspace.measure.activations import frequencies
 from innerspace.parallel import Share
-from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 
 
@@ -56,7 +54,6 @@ class DictionaryJob(Job):
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
-        started = datetime.now(UTC)
         subject = self.data.open(run)
         judged = train_and_judge(run, subject, self.lessons, self.course, self.showing)
         story = {
@@ -65,7 +62,7 @@ class DictionaryJob(Job):
             "headlines": [headline(item) for item in judged[:4]],
             "remarks": [],
         }
-        return tell(run, self, subject, judged, self.showing, story, started)
+        return tell(run, self, subject, judged, self.showing, story)
 
 
 def train_and_judge(
@@ -86,12 +83,10 @@ def tell(
     judged: Sequence[Judged],
     showing: Showing,
     story: Mapping[str, Any],
-    started: datetime,
 ) -> Path:
     """Write the page, in the first process of several."""
-    page = run.folder / "report.html"
     if Share.mine().rank:
-        return page
+        return run.folder / "report.html"
     run.say("[bold]4[/] single features, and how they lie")
     where, tokenizer = subject.where, subject.tokenizer
     held = list(subject.held_out(showing.sequences))
@@ -126,17 +121,10 @@ def tell(
         "features": features,
         "geometry": geometry,
         "notes": {"fidelity": caption} | ({"pareto": caption} if "pareto" in story else {}),
-        "job": job,
-        "provenance": Provenance.collect(
-            seeds=sorted({item.trained.lesson.seed for item in judged}),
-            data=f"{subject.description}; judged on {held_out}",
-            started=started,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-            device=subject.device,
-        ),
     }
-    write(run.folder, report)
-    return page
+    seeds = (item.trained.lesson.seed for item in judged)
+    data = f"{subject.description}; judged on {held_out}"
+    return run.conclude(job, report, seeds=seeds, data=data, device=subject.device)
 
 
 def _comparable(members: Sequence[Member], shown: Sequence[Member]) -> list[Member]:

@@ -7,7 +7,6 @@ those to explain by and those to judge on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from innerspace.jobs.inputs.scenes import SceneData, SceneReading
 from innerspace.jobs.inputs.subject import Subject
 from innerspace.jobs.inputs.text import TextData
 from innerspace.jobs.job import Job, Run
-from innerspace.report.record import Provenance, write
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,6 @@ class Explain(Job):
 
     def run(self, run: Run) -> Path:
         """Read, explain, judge, and write the page."""
-        started = datetime.now(UTC)
         self.data.check()
         explainer, judge = self.explainer.open()
         if self.judge != self.explainer:
@@ -116,21 +113,13 @@ class Explain(Job):
             "remarks": remarks(part, subject.documents, type(self.explainer).__name__, type(self.judge).__name__),
             "explanations": part,
             "notes": {"explanations": _note(self, subject, material.group)},
-            "job": self,
         }
         if self.shown:
             report["features"] = page_features(subject, self.site, sources, found, held, self.shown)
         if isinstance(self.data, TextData):
             export(run.folder, found, sources, Place(self.data.model, self.site))
-        report["provenance"] = Provenance.collect(
-            seeds=list(range(self.seeds)),
-            data=subject.description,
-            started=started,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-            device=subject.device,
-        )
-        write(run.folder, report)
-        return run.folder / "report.html"
+        seeds = range(self.seeds)
+        return run.conclude(self, report, seeds=seeds, data=subject.description, device=subject.device)
 
     def dictionaries(self, run: Run, subject: Subject) -> list[Source]:
         """The dictionaries with their names and kinds.

@@ -3,7 +3,8 @@
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from innerspace.parallel import Share, wait_for_first
+from innerspace.report.record import Provenance, write
 from innerspace.value import Value, read_json
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ class Run:
 
     folder: Path
     console: Console
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def track(self, items: Sequence[T], what: str) -> Iterable[T]:
         """The items, with a progress bar."""
@@ -31,6 +34,18 @@ class Run:
     def say(self, what: str) -> None:
         """One line about where the run stands."""
         self.console.print(what, highlight=False, soft_wrap=True)
+
+    def conclude(
+        self, job: "Job", report: Mapping[str, Any], *, seeds: Iterable[int], data: str, device: str = "cpu"
+    ) -> Path:
+        """Write what came of a job, with its settings and where the numbers come from; gives the path of the page."""
+        seconds = (datetime.now(UTC) - self.started).total_seconds()
+        provenance = Provenance.collect(
+            seeds=sorted({*seeds}), data=data, started=self.started, seconds=seconds, device=device
+        )
+        provenance.save(self.folder / "provenance.json")
+        write(self.folder, {**report, "job": job, "provenance": provenance})
+        return self.folder / "report.html"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ reconstruction alone (``local``).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +57,10 @@ class Pareto(Job):
 
     def run(self, run: Run) -> Path:
         """Train all, judge all, compare, and write the page."""
-        started = datetime.now(UTC)
         reading = self.data.open(run)
         lessons = self.lessons(reading)
         judged = train_and_judge(run, reading, lessons, self.course, self.showing)
-        return tell(run, self, reading, judged, self.showing, self.story(judged), started)
+        return tell(run, self, reading, judged, self.showing, self.story(judged))
 
     def lessons(self, reading: Reading) -> list[Lesson]:
         """Every coefficient of every kind with every seed."""

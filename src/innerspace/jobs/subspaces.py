@@ -7,7 +7,6 @@ their parts are, what every part carries from one input to another, what can be 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ from innerspace.learn.neighbors import Neighborhood
 from innerspace.measure.part_labels import Reading
 from innerspace.measure.weight_paths import weight_paths
 from innerspace.motion.words import label
-from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 
 
@@ -107,7 +105,6 @@ class SubspacesJob(Job):
 
     def run(self, run: Run) -> Path:
         """Do everything, and write the page."""
-        started = datetime.now(UTC)
         subject = self.data.open(run)
         run.say(f"[bold]1[/] {subject.description}")
         sections = study(run, subject, self.sites, self.finding, self.verifying, first=2)
@@ -115,17 +112,10 @@ class SubspacesJob(Job):
             "title": f"Subspaces of {subject.network}",
             "question": "Do the hidden states fall into subspaces that act as the network's variables?",
             **sections,
-            "job": self,
-            "provenance": Provenance.collect(
-                seeds=list(range(self.finding.seeds)),
-                data=subject.description,
-                started=started,
-                seconds=(datetime.now(UTC) - started).total_seconds(),
-                device=subject.device,
-            ),
         }
-        write(run.folder, report)
-        return run.folder / "report.html"
+        return run.conclude(
+            self, report, seeds=range(self.finding.seeds), data=subject.description, device=subject.device
+        )
 
 
 def study(

@@ -11,7 +11,6 @@ interrupted sweep goes on behind the last of them.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -59,7 +58,6 @@ from innerspace.motion.training import Training, train
 from innerspace.motion.words import Vocabulary
 from innerspace.network.model import Model
 from innerspace.network.site import Where
-from innerspace.report.record import Provenance, write
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,6 @@ class Sweep(Job):
 
     def run(self, run: Run) -> Path:
         """Train what is not trained yet, judge every vector, and write the page."""
-        started = datetime.now(UTC)
         framing = self.forecasters[0].framing
         splits = self.data.read(framing)
         parts = Parts.of(splits, framing, self.vocabulary)
@@ -150,13 +147,6 @@ class Sweep(Job):
                     bench = Bench.of(models[item.cell.trained], item.cell.site, held_out, self.steering)
                     self._judge(replace(item, cell=replace(item.cell, held_out=True)), bench, known, run)
         chosen, cells = ([cell for cell in known.values() if cell.held_out == told] for told in (True, False))
-        provenance = Provenance.collect(
-            seeds=list(range(self.seeds)),
-            data=splits.description,
-            started=started,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-        )
-        provenance.save(run.folder / "provenance.json")
         report: dict[str, Any] = {
             "title": "Control vectors, swept",
             "question": (
@@ -172,11 +162,8 @@ class Sweep(Job):
                 f"chose and than all that was fitted. {self._repeated}",
                 "sweep": f"{len(choosing)} agents of the test split, to which nothing was fitted. {self._repeated}",
             },
-            "job": self.to_json(),
-            "provenance": provenance.to_json(),
         }
-        write(run.folder, report)
-        return run.folder / "report.html"
+        return run.conclude(self, report, seeds=range(self.seeds), data=splits.description)
 
     @property
     def names(self) -> list[str]:

@@ -9,7 +9,6 @@ what the forecaster says stand beside it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from innerspace.motion.scenes import Scene
 from innerspace.motion.shifts import LateralAcceleration, SamplingRate, Shift, Speed
 from innerspace.motion.words import SPEED
 from innerspace.network.model import Model
-from innerspace.report.record import Provenance, write
 from innerspace.value import Value
 
 
@@ -106,7 +104,6 @@ class Unseen(Job):
 
     def run(self, run: Run) -> Path:
         """Calibrate, shift, judge, and write the page."""
-        started = datetime.now(UTC)
         model, vector, framing = self.open()
         site = vector.direction.origins[0].site
 
@@ -158,18 +155,9 @@ class Unseen(Job):
                 "unseen": f"{len(scenes)} scenes of the test split, {len(plain)} agents.",
                 "calibration": f"{self.calibrating} agents of the fit split, unshifted; intervals over scenes.",
             },
-            "job": self.to_json(),
         }
         report |= opening(rows, judged.curve, recorded=(self.other if self.transfer else self.data).kind != "simulated")
-        provenance = Provenance.collect(
-            seeds=(self.seed,),
-            data=judged_splits.description,
-            started=started,
-            seconds=(datetime.now(UTC) - started).total_seconds(),
-        )
-        provenance.save(run.folder / "provenance.json")
-        write(run.folder, report | {"provenance": provenance.to_json()})
-        return run.folder / "report.html"
+        return run.conclude(self, report, seeds=(self.seed,), data=judged_splits.description)
 
     def open(self) -> tuple[Model, Fitted, Framing]:
         """The run's forecaster, its vector, and how it reads scenes.
